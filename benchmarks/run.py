@@ -22,7 +22,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import Rule
 from benchmarks import page
 from benchmarks.measure import about, save
-from tests.adapters.asgi_server import serving
+from tests.adapters.asgi_server import complete_lifespan, serving
 from tests.gateway.git_services import git, repository
 from tests.run.world import GIT_RULES, RunWorld, run_world
 
@@ -40,10 +40,7 @@ Client = Callable[..., list[float]]
 
 async def service(scope: Any, receive: Any, send: Any) -> None:
     """Answer each request with the same text."""
-    if scope["type"] == "lifespan":
-        for kind in ("startup", "shutdown"):
-            await receive()
-            await send({"type": f"lifespan.{kind}.complete"})
+    if await complete_lifespan(scope, receive, send):
         return
     headers = [(b"content-type", b"application/json"), (b"content-length", b"2")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -44,3 +44,22 @@ def serving(app: Any, port: int = 0, **more: Any) -> Iterator[int]:
             server.should_exit = True
             thread.join(60)
             assert not thread.is_alive(), "the server did not end"
+
+
+async def complete_lifespan(scope: Any, receive: Any, send: Any) -> bool:
+    """Complete the lifespan of an application that starts nothing; return whether the scope is a lifespan."""
+    if scope["type"] != "lifespan":
+        return False
+    for phase in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{phase}.complete"})
+    return True
+
+
+async def whole_body(receive: Any) -> bytes:
+    """Return the body of a request, or the part that came before its client went."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    return body

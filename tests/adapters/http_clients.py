@@ -26,6 +26,7 @@ from arx_verifier.token.discharge import ThirdPartyCaveat, caveat_key, issue_dis
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.verification.nonces import MemoryNonces
 from arx_verifier.verification.verifier import Verifier
+from tests.adapters.asgi_server import whole_body
 from tests.agent.live import serving
 from tests.house.pages import ROOT, blocks
 
@@ -85,10 +86,7 @@ class Orders:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "http"
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body, more = body + message.get("body", b""), message.get("more_body", False)
+        body = await whole_body(receive)
         self.ran.append((scope["path"], body))
         status, headers = 200, [(b"content-type", b"application/json")]
         if scope["path"] in ("/away", "/moved"):

@@ -17,7 +17,7 @@ import pytest
 import arx_caps.gateway.base.asgi as gateway_asgi
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
-from tests.adapters.asgi_server import serving
+from tests.adapters.asgi_server import complete_lifespan, serving
 from tests.gateway.served_door import open_door
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("8.7")]
@@ -31,10 +31,7 @@ class Early:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
-        if scope["type"] == "lifespan":
-            for phase in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{phase}.complete"})
+        if await complete_lifespan(scope, receive, send):
             return
         headers = [(b"content-type", b"application/octet-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -14,7 +14,7 @@ import httpx
 from arx_caps.gateway.upstream.forwarder import answer_headers
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
-from tests.adapters.asgi_server import serving
+from tests.adapters.asgi_server import complete_lifespan, serving
 from tests.gateway.served_door import open_door
 
 DROPPED = """
@@ -41,10 +41,7 @@ class Redirecting:
     port = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            for phase in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{phase}.complete"})
+        if await complete_lifespan(scope, receive, send):
             return
         asked = httpx.QueryParams(scope["query_string"].decode())
         place = asked["to"].replace("SELF", f"http://127.0.0.1:{self.port}").encode()

@@ -34,7 +34,7 @@ from arx_verifier.journal.reader import read_journal
 from arx_verifier.request import HttpCall
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from arx_verifier.token.call_proof import CallSigner, http_fields
-from tests.adapters.asgi_server import serving
+from tests.adapters.asgi_server import complete_lifespan, serving, whole_body
 from tests.agent.live import now_ms
 from tests.gateway.gateway_realm import AUDIENCE, GatewayRealm, Program, gateway
 from tests.gateway.proxy_programs import caddy, nginx, run_nginx
@@ -77,15 +77,9 @@ class Recorder:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Keep a request, and answer it."""
-        if scope["type"] == "lifespan":
-            for phase in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{phase}.complete"})
+        if await complete_lifespan(scope, receive, send):
             return
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body, more = body + message.get("body", b""), message.get("more_body", False)
+        body = await whole_body(receive)
         query = scope["query_string"].decode("latin-1")
         target = scope["raw_path"].partition(b"?")[0].decode("latin-1") + (f"?{query}" if query else "")
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -452,10 +446,7 @@ def test_a_cache_before_a_gateway_keeps_no_answer(tmp_path: Path) -> None:
     caching = [(b"cache-control", b"public, max-age=60"), (b"x-accel-expires", b"60"), (b"content-length", b"2")]
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            for phase in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{phase}.complete"})
+        if await complete_lifespan(scope, receive, send):
             return
         await send({"type": "http.response.start", "status": 200, "headers": caching})
         await send({"type": "http.response.body", "body": b"it"})

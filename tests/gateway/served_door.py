@@ -20,7 +20,7 @@ from arx_caps.gateway.upstream.credentials import Credential
 from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_verifier import Verifier
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
-from tests.adapters.asgi_server import serving
+from tests.adapters.asgi_server import complete_lifespan, serving, whole_body
 
 # What a request of MCP 2026-07-28 says of its client.
 ENVELOPE = {
@@ -38,15 +38,9 @@ class Recorder:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Keep a request, and answer it as an MCP server would."""
-        if scope["type"] == "lifespan":
-            for phase in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{phase}.complete"})
+        if await complete_lifespan(scope, receive, send):
             return
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body, more = body + message.get("body", b""), message.get("more_body", False)
+        body = await whole_body(receive)
         self.arrived.append((scope, body))
         headers = [(b"content-type", b"application/json")]
         if b'"initialize"' in body:

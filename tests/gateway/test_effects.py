@@ -19,7 +19,7 @@ from arx_caps.gateway.upstream.verifier_runtime import RunningVerifier
 from arx_verifier import Rule, SettingsError
 from arx_verifier.metrics.counted_decisions import Counts
 from arx_verifier.testing import UnsafeTestRealm
-from tests.adapters.asgi_server import serving
+from tests.adapters.asgi_server import complete_lifespan, serving
 from tests.gateway.served_door import call_tool
 from tests.verifier.test_effects import effects_in
 
@@ -48,10 +48,7 @@ def gateway(
     """Serve an upstream that works and then answers this, behind the gateway's door."""
 
     async def upstream(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            for phase in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{phase}.complete"})
+        if await complete_lifespan(scope, receive, send):
             return
         while (await receive()).get("more_body"):
             pass

@@ -14,7 +14,7 @@ import pytest
 from arx_verifier import Constraint, Rule
 from arx_verifier.errors import SettingsError
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
-from tests.adapters.asgi_server import serving
+from tests.adapters.asgi_server import complete_lifespan, serving
 from tests.gateway.served_door import open_door
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("8.7")]
@@ -34,10 +34,7 @@ class Upstream:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer with the count."""
-        if scope["type"] == "lifespan":
-            for phase in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{phase}.complete"})
+        if await complete_lifespan(scope, receive, send):
             return
         self.lengths += [value for name, value in scope["headers"] if name == b"content-length"]
         more, self.ended = True, "whole"

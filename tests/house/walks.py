@@ -32,7 +32,7 @@ from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from arx_verifier.verification.verifier import Verifier
 from arx_verifier.verification.watch import Watch
-from tests.adapters.asgi_server import serving
+from tests.adapters.asgi_server import complete_lifespan, serving
 from tests.gateway.door import Answer, Door, Upstream, signed
 from tests.house.pages import ROOT
 from tests.mint import harness, login
@@ -249,10 +249,7 @@ def kill(folder: Path) -> Walk:
 
 async def _gateway(scope: Any, receive: Any, send: Any) -> None:
     """Answer as a gateway with one host."""
-    if scope["type"] == "lifespan":
-        for phase in ("startup", "shutdown"):
-            await receive()
-            await send({"type": f"lifespan.{phase}.complete"})
+    if await complete_lifespan(scope, receive, send):
         return
     about = {"upstream": "shop", "audience": "orders", "routes": {"GET /{id}": {"tool": "get"}}, "max_body": 1 << 20}
     body = json.dumps({"hosts": {"api.example": about}} if scope["path"] == "/hosts" else {}).encode()

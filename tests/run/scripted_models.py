@@ -5,6 +5,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+from tests.adapters.asgi_server import complete_lifespan, whole_body
+
 Call = tuple[str, dict[str, Any]]  # of a tool: its name and its input
 _LAST: Final = "done"
 
@@ -130,15 +132,9 @@ class ScriptedModel:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
-        if scope["type"] == "lifespan":
-            for phase in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{phase}.complete"})
+        if await complete_lifespan(scope, receive, send):
             return
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body, more = body + message.get("body", b""), message.get("more_body", False)
+        body = await whole_body(receive)
         self.asked.append((scope["method"], scope["path"], dict(scope["headers"]), body))
         status, kind, answer = 404, b"application/json", b"{}"
         if scope["path"].endswith(self._api.path):

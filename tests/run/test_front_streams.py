@@ -13,6 +13,7 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import Rule
+from tests.adapters.asgi_server import complete_lifespan
 from tests.gateway.git_services import git, refs_of
 from tests.run.world import RunWorld, git_world, run_world
 
@@ -36,10 +37,7 @@ class Service:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
-        if scope["type"] == "lifespan":
-            for phase in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{phase}.complete"})
+        if await complete_lifespan(scope, receive, send):
             return
         if scope["path"] == "/watch":
             headers = [(b"content-type", b"text/event-stream")]

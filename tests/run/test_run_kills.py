@@ -14,6 +14,7 @@ import pytest
 from arx_caps.demo.git_server import HttpBackend
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import Rule
+from tests.adapters.asgi_server import complete_lifespan
 from tests.gateway.git_services import refs_of, repository
 from tests.house.pages import ROOT
 from tests.run.world import GIT_RULES, RunWorld, run_world
@@ -75,10 +76,7 @@ class Model:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
-        if scope["type"] == "lifespan":
-            for phase in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{phase}.complete"})
+        if await complete_lifespan(scope, receive, send):
             return
         kind = b"application/json" if scope["method"] == "GET" else b"text/event-stream"
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
