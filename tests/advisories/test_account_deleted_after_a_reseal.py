@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A mint that ran on after `arx key reseal` deleted tokens that it could not open, and their accounts stayed open."""
 
+import msgspec
 import pytest
 
 from arx_caps.mint.connections import connect
 from arx_caps.mint.connections.end import drop_abandoned, end_accounts, end_connection
+from arx_caps.mint.connections.vault import new_key
 from arx_caps.mint.keys.reseal import reseal
 from arx_caps.mint.keys.root_keys import RootKeys
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 from tests.advisories.test_account_left_open_upstream import PAGE, REFRESH, hold
 from tests.mint.test_connections import ANN, Accounts, accounts, live_accounts
@@ -76,3 +79,13 @@ def test_an_account_that_waits_is_kept_until_it_can_be_revoked(accounts: Account
     drop_abandoned(accounts.mint)
     assert db.link(row.digest) is None
     until(lambda: REFRESH not in accounts.tracker.grants)
+
+
+def test_a_link_without_an_account_needs_no_key(accounts: Accounts) -> None:
+    """No token waits at it: each mint deletes it once it is over."""
+    waiting, db = hold(accounts, "ann-t", -1), accounts.mint.db.connections
+    unused = msgspec.structs.replace(waiting, digest="unused", cookie=None, account=None, granted=None)
+    db.add_link(msgspec.structs.replace(unused, nonce=None, sealed=None), new_key(accounts.mint, ANN, now_ms())[1])
+    reseal_keys(accounts)
+    drop_abandoned(accounts.mint)
+    assert (db.link(unused.digest), db.link(waiting.digest)) == (None, waiting)

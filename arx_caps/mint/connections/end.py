@@ -65,8 +65,8 @@ def drop_abandoned(mint: MintContext) -> None:
     several = []
     for row in mint.db.connections.sweep():
         with contextlib.suppress(GrantError):  # without its key, the link stays until another mint revokes its tokens
-            tokens = tokens_of(mint, row)
-            if mint.db.connections.remove_link(row) and row.sealed is not None:
+            tokens = None if row.sealed is None else tokens_of(mint, row)
+            if mint.db.connections.remove_link(row) and tokens is not None:
                 several.append((row, tokens))
 
     def revoke() -> None:
