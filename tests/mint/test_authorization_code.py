@@ -257,6 +257,25 @@ def test_an_issuer_that_is_away_is_asked_once(flow: Flow, idp: Issuer, monkeypat
 
 
 @pytest.mark.sqlite
+def test_a_login_waits_for_no_place(flow: Flow) -> None:
+    """While eight calls wait for a slow issuer, strangers who begin a login hold no thread of the mint."""
+    waits = []
+
+    class Places(threading.Semaphore):
+        def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return super().acquire(blocking, timeout)
+
+    mint = flow.harness.mint
+    assert mint.realm.login is not None
+    login = OidcLogin(mint, mint.realm.login)
+    login._places = Places(0)
+    with pytest.raises(issuer_client.IssuerBusyError):
+        login.url(b"s" * 32, ())
+    assert waits == [0]
+
+
+@pytest.mark.sqlite
 def test_tokens_of_unknown_keys_fetch_no_keys_each(flow: Flow, idp: Issuer) -> None:
     """Whom the issuer logs in with a key that it does not publish costs one fetch, however often."""
     idp.signer = ECKey.generate_key("P-256", {"kid": "k2"}, private=True)

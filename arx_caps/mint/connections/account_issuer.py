@@ -80,6 +80,7 @@ class AccountIssuer(IssuerClient):
 
     noun, refusal, documents = "connection", "connection_refused", (RFC_8414, OPENID)
     fresh_s = math.inf  # from the first answer to the end of this process
+    wait_s = 1.0  # of a person's browser
 
     def __init__(self, realm: Realm, name: str, terms: ConnectionTerms) -> None:
         scope = " ".join(terms.scopes)

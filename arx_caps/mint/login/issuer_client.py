@@ -30,7 +30,6 @@ RFC_8414: Final = "{origin}/.well-known/oauth-authorization-server{path}"
 OPENID: Final = "{origin}{path}/.well-known/openid-configuration"  # OIDC Discovery 4
 RETRY_S: Final = 10  # after the metadata could not be read: not each login may cost a thread the issuer's timeout
 MOST_WAITING: Final = 8  # calls of one issuer at once: a slow one must not hold all threads of the mint
-WAIT_S: Final = 1.0  # of a call, for its place among them
 MAX_CODE_CHARS: Final = 2048
 _Terms: TypeAlias = Login | ConnectionTerms
 _ERROR: Final = re.compile("[a-z_]{1,40}")
@@ -61,8 +60,9 @@ class IssuerClient:
         redirect_uri: Where the issuer's answers come.
         noun: What it is for, in refusals.
         refusal: Their code.
-        documents: Where the metadata are, the first that there is.
-        fresh_s: How long they are used.
+        documents: Where the metadata may be, tried in this order.
+        fresh_s: How long they are used, s.
+        wait_s: How long a call waits for a place among ``MOST_WAITING``, s.
 
     Args:
         realm: The realm.
@@ -77,6 +77,7 @@ class IssuerClient:
     refusal: ClassVar[str]
     documents: ClassVar[Sequence[str]]
     fresh_s: ClassVar[float]
+    wait_s: ClassVar[float]
 
     def __init__(self, realm: Realm, name: str, terms: _Terms, path: str, scope: str, *later: str | None) -> None:
         self.issuer, self.redirect_uri = terms.issuer, realm.issuer + path
@@ -89,7 +90,7 @@ class IssuerClient:
 
     @contextlib.contextmanager
     def place(self, wait_s: float = 0.0) -> Iterator[None]:
-        """Hold a place for calls of the issuer in this thread; a call without one waits a second for its own.
+        """Hold a place for calls of the issuer in this thread; without it, each call takes its own.
 
         Args:
             wait_s: How long to wait for one.
@@ -118,7 +119,7 @@ class IssuerClient:
         known = self._last()
         if known is None:
             # One thread asks the issuer, and the others wait for its result.
-            with self.place(WAIT_S), self._reading:
+            with self.place(self.wait_s), self._reading:
                 known = self._last()
                 if known is None:
                     try:
@@ -239,7 +240,7 @@ class IssuerClient:
         """
         bounds: Any = {"timeout": TIMEOUT, "total_s": TOTAL_S, "longest": MAX_BYTES, "ca": self._realm.ca}
         try:
-            with self.place(WAIT_S):
+            with self.place(self.wait_s):
                 return fetch(url, form=form, **credential, **bounds)
         except (httpx.HTTPError, httpx.InvalidURL, RequestError, SettingsError) as error:
             own = isinstance(error, RequestError | SettingsError)

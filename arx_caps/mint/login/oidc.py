@@ -36,6 +36,7 @@ class OidcLogin(IssuerClient):
     """
 
     noun, refusal, documents, fresh_s = "login", "bad_subject_token", (OPENID,), 300.0
+    wait_s = 0.0  # strangers begin logins: many of them must not hold all threads of the mint
 
     def __init__(self, mint: MintContext, login: Login) -> None:
         super().__init__(mint.realm, "the login issuer", login, CALLBACK, login.scope)
