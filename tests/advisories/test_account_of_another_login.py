@@ -60,3 +60,10 @@ def test_an_answer_comes_to_its_own_connection(accounts: Accounts) -> None:
     hold(accounts, "ann-t")
     with pytest.raises(GrantError, match="for another connection"):
         connect.take_answer(accounts.mint, PAGE, "other", {"code": "c", "state": derived(PAGE, "state")})
+
+
+def test_an_answer_for_another_attempt_costs_no_request(accounts: Accounts) -> None:
+    """It is refused before the issuer is asked for its metadata."""
+    accounts.tracker.metadata = {"issuer": "https://other.example"}
+    with pytest.raises(GrantError, match="for another attempt"):
+        issuer_of(accounts.mint, "tracker").read_answer(SECRET, {"code": "c", "state": derived(b"t" * 32, "state")})

@@ -162,10 +162,9 @@ class IssuerClient:
             GrantError: It is not for this browser's attempt, or not from this issuer (RFC 9207).
             UnavailableError: The issuer does not answer.
         """
-        names_issuer = self.read_metadata().authorization_response_iss_parameter_supported
         if not hmac.compare_digest(answer.get("state", "").encode(), derived(secret, "state").encode()):
             raise self.refused("the answer is for another attempt")
-        sender = answer.get("iss")
+        names_issuer, sender = self.read_metadata().authorization_response_iss_parameter_supported, answer.get("iss")
         if sender is None and names_issuer:
             raise self.refused("iss is missing in the answer")
         if sender not in (None, self.issuer):
