@@ -202,7 +202,7 @@ def _asked_by(mint: MintContext, handle: Handle, row: ApprovalWithTask) -> Handl
     if handle.claims.cnf is None and (session is None or is_proven(session)):
         return None
     # Of a delegated task, the chain is what was approved: another chain of the same client is another principal.
-    return asked if asked.content().get("added", []) == handle.row.content().get("added", []) else None
+    return asked if asked.recipe.get("added", []) == handle.row.recipe.get("added", []) else None
 
 
 def _shows_marks(mint: MintContext, handle: Handle, row: ApprovalWithTask, caveat: str) -> bool:

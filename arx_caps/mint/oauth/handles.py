@@ -7,8 +7,6 @@ An access token stands for a task: the gateway of its audience gets the task's t
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import msgspec
-
 from arx_caps.credentials.access_token import (
     LIFE_MS,
     AccessToken,
@@ -103,10 +101,10 @@ def issue_handle(
         act=None if of is None else Actor(actor, of.act) if is_hop else of.act,
         cnf=None if client.jkt is None else Confirmation(client.jkt),
     )
-    recipe = msgspec.json.encode(unit.recipe).decode()
+    recipe = dict(unit.recipe or {})
     row = HandleRow(claims.jti, client.id, claims.sid, claims.tid, audience, now, end * 1000, recipe)
     facts: dict[str, Any] = {"client": client.id, "audience": audience, "resource": resource, "expires_at": end * 1000}
-    facts |= {"of": of.jti, "link": unit.recipe and unit.recipe.get("last")} if of is not None else {}
+    facts |= {"of": of.jti, "link": recipe.get("last")} if of is not None else {}
     what = Event.of("handle.issued", actor, handle=claims.jti, session=claims.sid, task=claims.tid, **facts)
     mint.db.oauth_handles.add(unit, row, what)
     return Issued(sign_access_token(claims, kid, key), claims)
@@ -135,9 +133,8 @@ def find_handle(mint: MintContext, token: str) -> Handle | None:
         return None
     handle = Handle(claims, row, session, task)
     # Those of the delegations, since the task began: their agents, and their links.
-    recipe = row.content()
-    incarnation, seq = Born(*recipe["born"])[:2]
-    if mint.epochs.check(incarnation, seq, recipe.get("targets", ())) is not None:
+    incarnation, seq = Born(*row.recipe["born"])[:2]
+    if mint.epochs.check(incarnation, seq, row.recipe.get("targets", ())) is not None:
         return None
     return handle
 
@@ -174,7 +171,7 @@ def bundle_of(mint: MintContext, row: HandleRow, session: SessionRow) -> str:
         RevokedError: The task, or a key that signed its tokens, was revoked or frozen.
         UnavailableError: The kill epoch is unknown now.
     """
-    recipe = recipe_for(row.content(), row.audience)
+    recipe = recipe_for(row.recipe, row.audience)
     if recipe["depth"]:
         recipe["added"] = [*recipe.get("added", ()), Caveat(depth=0).encode().decode()]
     return reissue_task(mint, recipe, session, row.task)

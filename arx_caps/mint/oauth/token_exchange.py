@@ -66,7 +66,7 @@ def grant_token_exchange(
     is_hop = handle.row.client != client.id
     _require_proof(mint, unit, client, claims, form)
     resource, audience = _target(mint, handle, form, is_hop=is_hop)
-    recipe = recipe_for(handle.row.content(), audience)
+    recipe = recipe_for(handle.row.recipe, audience)
     details = read_details(form)
     if details.params:
         raise OAuthError("invalid_request", "authorization_details: params: those of the task cannot be changed")
@@ -129,7 +129,7 @@ def _target(mint: MintContext, handle: Handle, form: Mapping[str, str], *, is_ho
         hint = "the client of the subject token can exchange it for one of another service"
         raise OAuthError("invalid_target", f"resource: expected that of the subject token, or leave it out: {hint}")
     audience = audience_at(mint.policy, resource)
-    if audience is None or audience not in handle.row.content()["caveats"]:
+    if audience is None or audience not in handle.row.recipe["caveats"]:
         raise OAuthError("invalid_target", "resource: expected the URL of a service of the subject token's task")
     return resource, audience
 

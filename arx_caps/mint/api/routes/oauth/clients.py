@@ -143,8 +143,8 @@ def delete_client(call: RouteCall) -> ClientShown:
         # Not those of others, who delegated to it: there the delegation ends alone.
         if (session.opened_with or {}).get("client") == row.id:
             end_session(mint.db, mint.revoker, session, by)
-    recipes = (handle.content() for handle in mint.db.oauth_handles.live(row.id))
-    links = {str(recipe["last"]) for recipe in recipes if "last" in recipe}
+    live = mint.db.oauth_handles.live(row.id)
+    links = {str(handle.recipe["last"]) for handle in live if "last" in handle.recipe}
     if links:
         kill_links(mint.revoker, links, by)
     return _show(call.mint, _find(call))

@@ -196,7 +196,7 @@ def revoke_route(call: FormCall) -> TokenRevoked:
     if handle is not None:
         if _is_others(handle, call):
             raise OAuthError("unauthorized_client", "the access token is another client's")
-        by, link = f"agent:{call.client.agent}", handle.row.content().get("last")
+        by, link = f"agent:{call.client.agent}", handle.row.recipe.get("last")
         if link is not None:
             kill_links(call.mint.revoker, [link], by)  # the task is another agent's
         else:

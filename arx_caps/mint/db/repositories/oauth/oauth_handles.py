@@ -17,7 +17,10 @@ from arx_verifier.errors import refusal
 
 
 class HandleRow(msgspec.Struct, frozen=True):
-    """What an access token stands for."""
+    """What an access token stands for; ``recipe`` is the content of the task's tokens.
+
+    In it, ``added`` is the caveats of delegations, ``targets`` what ends them, and ``last`` the newest one's link.
+    """
 
     jti: str
     client: str
@@ -26,14 +29,7 @@ class HandleRow(msgspec.Struct, frozen=True):
     audience: str
     issued_at: int
     expires_at: int
-    recipe: str
-
-    def content(self) -> dict[str, Any]:
-        """Return the content of the task's tokens.
-
-        ``added`` is the caveats of delegations, ``targets`` what ends them, and ``last`` the newest one's link.
-        """
-        return msgspec.json.decode(self.recipe, type=dict[str, Any])
+    recipe: dict[str, Any]
 
 
 HANDLE_ROWS: Final = RowReader(HandleRow, OAUTH_HANDLES)
