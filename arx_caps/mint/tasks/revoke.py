@@ -79,7 +79,7 @@ def withdraw_target(revoker: Revoker, target: str, by: str) -> KillReport:
     return revoker.settle(bump, None)
 
 
-def deactivate(db: MintDatabase, revoker: Revoker, path: str, by: str, reason: str) -> KillReport:
+def deactivate(db: MintDatabase, revoker: Revoker, path: str, by: str) -> KillReport:
     """Deactivate an agent: revoke its tokens and those of agents below, until a thaw.
 
     Returns:
@@ -88,10 +88,9 @@ def deactivate(db: MintDatabase, revoker: Revoker, path: str, by: str, reason: s
     Raises:
         StoreError: The outcome is not known: retry.
     """
-    targets = [f"agent:{path}"]
     # The database first: a crash in between leaves an agent that gets no token, never one that continues.
-    db.agents.set_status(path, "deactivated", Event.of("agent.deactivated", by, agent=path, reason=reason))
-    report = revoker.end("kill+freeze", targets, reason=reason, by=by, wait=True)
+    db.agents.set_status(path, "deactivated", Event.of("agent.deactivated", by, agent=path, reason="deactivated"))
+    report = revoker.end("kill+freeze", [f"agent:{path}"], reason="deactivated", by=by, wait=True)
     # Last: a row with the status "ended" is never killed again, so the store must have the kill before.
     db.sessions.end_of(path)
     return report

@@ -152,7 +152,7 @@ def delete_agent(call: RouteCall) -> AgentEnded:
     """Deactivate an agent: kill its sessions and tasks, and those of all agents below it."""
     path = _find_agent(call, call.path["path"]).path
     # A row alone would not stop the tokens that are out: services do not ask the mint.
-    report = deactivate(call.mint.db, call.mint.revoker, path, call.authenticated.actor, "deactivated")
+    report = deactivate(call.mint.db, call.mint.revoker, path, call.authenticated.actor)
     return AgentEnded(agent=show_agent(call.mint, _find_agent(call, path)), kill=show_kill(report))
 
 
