@@ -163,9 +163,8 @@ class ActivePolicy:
         """
         # Only the mark is read every second: a policy may have a megabyte.
         loaded, mark = self.loaded, self._db.policies.mark()
-        if mark is None or (mark.digest, mark.in_force_at) == (
-            loaded.digest,
-            loaded.at if isinstance(loaded, NoPolicy) else mark.in_force_at,
+        if mark is None or (
+            mark.digest == loaded.digest and (isinstance(loaded, Policy) or mark.in_force_at == loaded.at)
         ):
             return
         last = self._db.policies.find(mark.digest)
