@@ -249,7 +249,7 @@ class Database:
             values: The parameters.
         """
         with self.read() as c:
-            return [reader.read(row) for row in c.execute(statement, values)]
+            return reader.all(c, statement, values)
 
     def listed(
         self, reader: RowReader[R], statement: Select[Any], order: Order, after: str | None, limit: int

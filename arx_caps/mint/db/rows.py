@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar, get_args, get_origin
 
 import msgspec
-from sqlalchemy import Select, Table, select
+from sqlalchemy import Executable, Select, Table, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import NoResultFound
 
@@ -51,6 +51,10 @@ class RowReader(Generic[R]):
             if row[index] is not None:
                 row[index] = convert(row[index])
         return self._kind(*row)
+
+    def all(self, connection: Connection, statement: Executable, values: Values = NOTHING) -> list[R]:
+        """Run a query of these columns, which need not be compiled, and return its rows."""
+        return [self.read(row) for row in connection.execute(statement, values)]
 
     def first(self, connection: Connection, statement: CompiledStatement, values: Values = NOTHING) -> R | None:
         """Run a query of these columns, and return its first row or None; see ``CompiledStatement.all``."""

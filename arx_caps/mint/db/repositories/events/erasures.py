@@ -60,7 +60,7 @@ class ErasureRepository(Repository):
             for issuer, subject in c.execute(persons.distinct()):
                 if subject_target(issuer, subject) == target:
                     is_theirs = (SESSIONS.c.subject_issuer == issuer, SESSIONS.c.subject == subject)
-                    return [SESSION_ROWS.read(row) for row in c.execute(SESSION_ROWS.select().where(*is_theirs))]
+                    return SESSION_ROWS.all(c, SESSION_ROWS.select().where(*is_theirs))
         return []
 
     def sessions_over(self, before: int) -> list[str]:

@@ -282,7 +282,7 @@ class ConnectionRepository(StructRepository[ConnectionRow], reader=CONNECTION_RO
                 raise GrantError("another person has connected this account", code="conflict")
             if c.execute(_DROP, {"which": cookie}).rowcount != 1:
                 raise GrantError("this page was answered before", code="conflict")
-            former = [*map(CONNECTION_ROWS.read, c.execute(_FORMER, {"name": row.name, "subject": row.subject}))]
+            former = CONNECTION_ROWS.all(c, _FORMER, {"name": row.name, "subject": row.subject})
             for each in former:
                 c.execute(_CHANGE_OPEN, _ended(each.id, "replaced"))
             c.execute(insert(CONNECTIONS), CONNECTION_ROWS.values(row) | columns)
@@ -370,7 +370,7 @@ def locked_accounts(c: Connection, subject: str) -> tuple[Sequence[LinkRow], Seq
     """Return a person's links and connections, which nothing changes until the transaction ends."""
     links = LINK_ROWS.select().where(_L.subject == subject).with_for_update()
     accounts = CONNECTION_ROWS.select().where(_C.subject == subject).with_for_update()
-    return [*map(LINK_ROWS.read, c.execute(links))], [*map(CONNECTION_ROWS.read, c.execute(accounts))]
+    return LINK_ROWS.all(c, links), CONNECTION_ROWS.all(c, accounts)
 
 
 def account_lock(name: str, account: str) -> int:

@@ -211,9 +211,8 @@ class ApprovalRepository(StructRepository[ApprovalRow], reader=APPROVAL_ROWS, ke
             *(APPROVALS.c[name] == value for name, value in wanted.items() if value is not None)
         )
         rows = self._listed(statement, APPROVALS_ORDER, after, limit)
-        with self._database.read() as c:
-            query = TASK_ROWS.select().where(TASKS.c.id.in_({row.task for row in rows}))
-            tasks = {task.id: task for task in map(TASK_ROWS.read, c.execute(query))}
+        query = TASK_ROWS.select().where(TASKS.c.id.in_({row.task for row in rows}))
+        tasks = {task.id: task for task in self._database.all(TASK_ROWS, query)}
         return [_with_task(row, tasks[row.task]) for row in rows]
 
     def count_waiting(self) -> int:
@@ -258,8 +257,8 @@ class ApprovalRepository(StructRepository[ApprovalRow], reader=APPROVAL_ROWS, ke
                 # bypassed.
                 need, ttl_ms = max(row.need, terms.need), min(row.ttl_ms, terms.ttl_ms)
                 changes = {"by": yes, "need": need, "ttl_ms": ttl_ms, "once": row.once or terms.once}
-                theirs = c.execute(OPERATOR_ROWS.select().where(OPERATORS.c.id.in_(yes)))
-                operators = {operator.id: operator for operator in map(OPERATOR_ROWS.read, theirs)}
+                theirs = OPERATOR_ROWS.select().where(OPERATORS.c.id.in_(yes))
+                operators = {operator.id: operator for operator in OPERATOR_ROWS.all(c, theirs)}
                 # Counted anew with the last answer: an earlier approver may be removed, frozen or in another role by
                 # now.
                 counted = [approver for approver in yes if answer.counts(approver, operators.get(approver))]

@@ -166,7 +166,7 @@ class TaskGrantRepository(StructRepository[GrantRow], reader=GRANT_ROWS, key=TAS
         with unit.change() as c:
             task = grant.task
             row = lock_task(c, task)
-            live = {GRANT_ROWS.read(each).link for each in c.execute(_LIVE, {"its_task": task, "now": now_ms()})}
+            live = {each.link for each in GRANT_ROWS.all(c, _LIVE, {"its_task": task, "now": now_ms()})}
             # An extension at the same time has added a grant that was not killed: it would stay valid beside its
             # replacement.
             if not live <= set(killed):

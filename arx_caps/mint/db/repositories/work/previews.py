@@ -81,7 +81,7 @@ class PreviewRepository(Repository):
     def _some(self, reader: RowReader[R], table: Any, which: Any, limit: int) -> tuple[list[R], int]:
         with self._database.read() as c:
             found = of_state(reader.select().where(which), table, "alive").limit(limit + 1)
-            rows = [reader.read(row) for row in c.execute(found)]
+            rows = reader.all(c, found)
             if len(rows) <= limit:
                 return rows, len(rows)
             counted = of_state(select(func.count()).select_from(table).where(which), table, "alive")

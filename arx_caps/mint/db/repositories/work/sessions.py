@@ -289,7 +289,7 @@ class SessionRepository(StructRepository[SessionRow], reader=SESSION_ROWS, key=S
 
 
 def _require_room(c: Connection, agent: str, room: Room) -> None:
-    rows = map(SESSION_ROWS.read, c.execute(_OPEN_ONES, {"whose": agent, "now": now_ms()}))
+    rows = SESSION_ROWS.all(c, _OPEN_ONES, {"whose": agent, "now": now_ms()})
     open_ones = [row.id for row in rows if room.counts(row)]
     if len(open_ones) >= room.most:
         raise GrantError(
