@@ -56,7 +56,7 @@ class Born(NamedTuple):
 
 
 class KillView(NamedTuple):
-    """The mint's own view of the kill epoch, as handlers ask it.
+    """Reads the mint's own view of the kill epoch: positions for new tokens, and what is killed or frozen.
 
     Attributes:
         epochs: The view.
@@ -115,7 +115,7 @@ class MintContext:
         signing_keys: The keys of access tokens.
         policies: The policy in force, and its reload.
         epochs: The mint's own view of the kill epoch.
-        kills: That view as handlers ask it.
+        kills: Reads that view.
         store: The revocation store.
         store_url: Its address, as service files have it.
         ledger: The pools of the realm's budgets; None if its settings name none.

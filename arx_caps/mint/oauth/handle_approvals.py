@@ -186,9 +186,9 @@ def _find_usable(
 
 
 def _asked_by(mint: MintContext, handle: Handle, row: ApprovalWithTask) -> HandleRow | None:
-    """Return the handle that asked for an approval: of the client of a handle, for its task or an earlier one.
+    """Return the row of the access token that asked for an approval; None if a handle may not use the approval.
 
-    None if another client did.
+    Another token of the same client and person may have asked, for an earlier task.
     """
     if row.handle is None or row.audience != handle.row.audience or row.agent != _agent_of(handle):
         return None

@@ -124,7 +124,7 @@ def get_totals(call: RouteCall) -> Totals:
 
 
 def totals_of(log: AuditLog, query: TotalsQuery) -> Totals:
-    """Return the same, for a page that follows it, whose viewers are authorized elsewhere.
+    """Return the numbers of ``get_totals``, for a page; its caller authorizes the viewers.
 
     Args:
         log: The realm's audit log.

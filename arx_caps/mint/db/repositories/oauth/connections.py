@@ -58,7 +58,7 @@ class ConnectionRow(msgspec.Struct, frozen=True):
 
 
 class ConnectionUse(msgspec.Struct, frozen=True):
-    """What a count of connections reads of one."""
+    """The columns of a connection that a count of connections reads."""
 
     name: str
     issuer: str
@@ -294,7 +294,7 @@ class ConnectionRepository(StructRepository[ConnectionRow], reader=CONNECTION_RO
         return self._database.first(CONNECTION_ROWS, _LATEST, whose=subject, name=name)
 
     def list_open(self) -> Sequence[ConnectionUse]:
-        """Return all open connections, without people and tokens, to count them."""
+        """Return what a count reads of all open connections: neither people nor tokens."""
         return self._database.all(CONNECTION_USES, _COUNTED)
 
     def list(self, *, subject: str | None, name: str | None, after: str | None, limit: int) -> Sequence[ConnectionRow]:

@@ -21,7 +21,7 @@ from arx_verifier.clock import now_ms
 
 
 class KillMark(msgspec.Struct, frozen=True):
-    """A step of the store's log by its number, with its confirmations once they are final."""
+    """A step of the store's log; ``seq`` is of its last entry, ``report`` has its final confirmations."""
 
     seq: int
     incarnation: str

@@ -35,7 +35,7 @@ class ShownMark(msgspec.Struct, frozen=True):
 
 
 class ApprovalRow(msgspec.Struct, frozen=True):
-    """A request for an approval, with its answer; ``marks`` is None if the call needs an approval without any."""
+    """A request for an approval, with its answer; ``marks`` is None if the call needs one also without a mark."""
 
     id: str
     task: str
@@ -292,9 +292,9 @@ class ApprovalRepository(StructRepository[ApprovalRow], reader=APPROVAL_ROWS, ke
             return self._withdraw(c, approval, status, by, **more)
 
     def withdraw_waiting(self, approvals: Iterable[ApprovalWithTask], what: Event) -> None:
-        """Record an event, and set those of these requests that still wait to withdrawn, in one transaction."""
+        """Record an event, and withdraw the requests that still wait, in one transaction."""
         with self._database.write(what) as c:
-            for approval in sorted(approvals, key=attrgetter("id")):  # in one order: two calls would deadlock else
+            for approval in sorted(approvals, key=attrgetter("id")):  # in one order, or two calls could deadlock
                 self._withdraw(c, approval, WAITING, what.by)
 
     def _withdraw(
