@@ -43,7 +43,7 @@ from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.login.issuer_client import IssuerBusyError
 from arx_caps.mint.tasks.token_exchange import PresentedTask, read_presented
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import GrantError, SettingsError, UnavailableError
+from arx_verifier.errors import ArxError, GrantError, SettingsError, UnavailableError
 from arx_verifier.token.targets import subject_target
 
 Seal: TypeAlias = Callable[[LentToken], str]
@@ -96,24 +96,29 @@ def lend_token(mint: MintContext, service: str, asked: AskedToken, seal: Seal) -
         return answer(code, have)
     try:
         found = _access_of(mint, issuer, row, wanted, presented.task.agent, asked.refused)
-    except RefreshRefusedError:
-        facts = {"connection": row.id, "name": row.name, "subject": row.subject, "why": "issuer"}
-        mint.db.connections.end(row.id, "issuer", Event.of("connection.ended", MINT, **facts))
-        return answer("connection_ended", have)
     except ScopesRefusedError:  # the issuer has lowered those of the refresh token: to connect again gives all
         return answer("connection_scope")
-    except IssuerBusyError:
-        return answer("busy", have)
-    except (SettingsError, UnavailableError) as error:
-        _log.warning("%s", error)
-        # Of a seal: the row was moved, or its key is gone.
-        return answer("connection_ended" if isinstance(error, SealError) else "connection_unavailable", have)
+    except (RefreshRefusedError, SettingsError, UnavailableError) as error:
+        return answer(_state_of(mint, row, error), have)
     if not set(wanted) <= set(found.scopes):  # the issuer has given less than it was asked for
         if home is not issuer:  # to connect again would give no more
             raise denied(f"connection: the issuer of {issuer.name} gives {subject.name} no {' '.join(wanted)}")
         return answer("connection_scope", found.scopes)
     lent = _lent(mint, service, asked.tool, presented, row, found)
     return answer("connection_unavailable", have) if lent is None else answer("lent", have, seal(lent))
+
+
+def _state_of(mint: MintContext, row: Row, error: ArxError) -> str:
+    """Return the state of an answer without a token; end a connection that nothing can refresh."""
+    if isinstance(error, IssuerBusyError):
+        return "busy"
+    if isinstance(error, RefreshRefusedError):
+        facts = {"connection": row.id, "name": row.name, "subject": row.subject, "why": "issuer"}
+        mint.db.connections.end(row.id, "issuer", Event.of("connection.ended", MINT, **facts))
+        return "connection_ended"
+    _log.warning("%s", error)
+    # Of a seal: the row was moved, or its key is gone.
+    return "connection_ended" if isinstance(error, SealError) else "connection_unavailable"
 
 
 def _lent(
