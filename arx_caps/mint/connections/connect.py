@@ -208,7 +208,7 @@ def _digest_account(mint: MintContext, issuer: str, account: str) -> str:
 
 
 def digest_of(secret: str | bytes) -> str:
-    """Return the digest by which the database knows a random secret."""
+    """Return the SHA-256 of a random secret, in hex: the database has it in its place."""
     return sha256(secret.encode() if isinstance(secret, str) else secret).hexdigest()
 
 

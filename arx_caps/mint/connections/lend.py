@@ -9,7 +9,6 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Callable
-from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -26,7 +25,7 @@ from arx_caps.mint.connections.account_issuer import (
     denied,
     issuer_of,
 )
-from arx_caps.mint.connections.connect import make_link
+from arx_caps.mint.connections.connect import digest_of, make_link
 from arx_caps.mint.connections.vault import (
     HeldAccess,
     HeldTokens,
@@ -47,7 +46,6 @@ from arx_verifier.errors import ArxError, GrantError, SettingsError, Unavailable
 from arx_verifier.token.targets import subject_target
 
 Seal: TypeAlias = Callable[[LentToken], str]
-Row: TypeAlias = ConnectionRow
 _log = logging.getLogger(__name__)
 LENT_MS: Final = 5 * 60_000  # the longest time that a gateway uses a token
 EARLY_MS: Final = 60_000  # before its end, a token is not lent any more
@@ -108,7 +106,7 @@ def lend_token(mint: MintContext, service: str, asked: AskedToken, seal: Seal) -
     return answer("connection_unavailable", have) if lent is None else answer("lent", have, seal(lent))
 
 
-def _state_of(mint: MintContext, row: Row, error: ArxError) -> str:
+def _state_of(mint: MintContext, row: ConnectionRow, error: ArxError) -> str:
     """Return the state of an answer without a token; end a connection that nothing can refresh."""
     if isinstance(error, IssuerBusyError):
         return "busy"
@@ -122,7 +120,7 @@ def _state_of(mint: MintContext, row: Row, error: ArxError) -> str:
 
 
 def _lent(
-    mint: MintContext, service: str, tool: str, presented: PresentedTask, row: Row, found: HeldAccess
+    mint: MintContext, service: str, tool: str, presented: PresentedTask, row: ConnectionRow, found: HeldAccess
 ) -> LentToken | None:
     """Record what is lent, and return it; None if the connection was killed or frozen meanwhile."""
     # Last: a kill that came during a refresh ends what it gave.
@@ -161,7 +159,7 @@ def _scopes(mint: MintContext, issuer: AccountIssuer, presented: PresentedTask, 
     return wanted
 
 
-def _refusal_of(mint: MintContext, issuer: AccountIssuer, row: Row) -> str | None:
+def _refusal_of(mint: MintContext, issuer: AccountIssuer, row: ConnectionRow) -> str | None:
     """Return why a connection lends nothing now; None if it may."""
     # An account of the issuer that the settings named before is none of the one that they name now.
     if row.status != "open" or row.issuer != issuer.terms.issuer:
@@ -172,13 +170,13 @@ def _refusal_of(mint: MintContext, issuer: AccountIssuer, row: Row) -> str | Non
     return "connection_ended" if refused.code == "revoked" else "connection_unavailable"
 
 
-def targets_of(row: Row) -> tuple[str, ...]:
+def targets_of(row: ConnectionRow) -> tuple[str, ...]:
     """Return the targets whose kill or freeze ends the use of a connection."""
     return ("realm", row.subject, f"connection:{row.id}")
 
 
 def _access_of(
-    mint: MintContext, issuer: AccountIssuer, row: Row, wanted: tuple[str, ...], agent: str, refused: str
+    mint: MintContext, issuer: AccountIssuer, row: ConnectionRow, wanted: tuple[str, ...], agent: str, refused: str
 ) -> HeldAccess:
     """Return an access token: one of the connection, or one that the person's token at another issuer is exchanged for.
 
@@ -201,7 +199,7 @@ def _access_of(
         # does not have one refreshed for each call.
         if is_new or _opened(mint, row)[2].refresh is None:
             raise
-    own = _token_of(mint, home, row, have, sha256(own.token.encode()).hexdigest())
+    own = _token_of(mint, home, row, have, digest_of(own.token))
     return _exchange(mint, issuer, home, own, wanted, agent)
 
 
@@ -229,7 +227,7 @@ def _exchange(
         return issuer.exchange(own.token, "access_token", "access_token", **more).held(wanted)
 
 
-def _token_of(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, refused: str) -> HeldAccess:
+def _token_of(mint: MintContext, issuer: AccountIssuer, row: ConnectionRow, scopes: str, refused: str) -> HeldAccess:
     """Return an access token; refresh if there is none.
 
     Raises:
@@ -247,7 +245,7 @@ def _token_of(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, r
         return _refreshed(mint, issuer, row, scopes, refused)
 
 
-def _refreshed(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, refused: str) -> HeldAccess:
+def _refreshed(mint: MintContext, issuer: AccountIssuer, row: ConnectionRow, scopes: str, refused: str) -> HeldAccess:
     """Refresh under the lock, and return the access token; see ``_token_of``."""
     own, until = secrets.token_hex(16), now_ms() + REFRESH_MS
     if not mint.db.connections.lock(row.id, own, until):
@@ -284,7 +282,7 @@ def _refreshed(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, 
     raise UnavailableError("the connection has changed meanwhile", code="issuer_unavailable")
 
 
-def _opened(mint: MintContext, row: Row) -> tuple[Row, PersonKey, HeldTokens]:
+def _opened(mint: MintContext, row: ConnectionRow) -> tuple[ConnectionRow, PersonKey, HeldTokens]:
     """Return a connection, its person's key and its tokens; read again if the key was rotated since the row was read.
 
     Raises:
@@ -307,6 +305,6 @@ def _kept(held: HeldTokens, scopes: str, refused: str) -> HeldAccess | None:
     found = held.access.get(scopes)
     if found is None and held.refresh is None:  # nothing lowers the scopes of the one that there is
         found = next(iter(held.access.values()), None)
-    if found is None or found.until < now_ms() + EARLY_MS or sha256(found.token.encode()).hexdigest() == refused:
+    if found is None or found.until < now_ms() + EARLY_MS or digest_of(found.token) == refused:
         return None
     return found
