@@ -20,7 +20,7 @@ from arx_caps.mint.connections.vault import (
     rotate_key,
 )
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.oauth.connections import ConnectionRow, LinkRow
+from arx_caps.mint.db.repositories.oauth.connections import ACCOUNTS_LOCK, MOST_LINKS, ConnectionRow, LinkRow
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import SettingsError
 from tests.cli.test_doctor_connections import found
@@ -102,6 +102,21 @@ def test_calls_go_on_while_keys_are_rotated(accounts: Accounts) -> None:
         list(pool.map(ask, range(40)))
         assert all(each.result() for each in rotations)
     assert accounts.tracker.refreshes == 1
+
+
+def test_a_link_of_a_person_with_a_key_waits_for_no_other_person(accounts: Accounts) -> None:
+    """The lock of first links and erasures is held meanwhile; of unused links, the newest stay."""
+    accounts.add(ANN, "ann-t")
+    db, key = accounts.mint.db, new_key(accounts.mint, ANN, now_ms())[1]
+    links = [
+        LinkRow(f"{n:064}", "tracker", ANN, "ann", (), now_ms() + 60_000 + n, "i", 0) for n in range(MOST_LINKS + 1)
+    ]
+    before = db.connections.person_key(ANN)
+    with db.alone(ACCOUNTS_LOCK):
+        for link in links:
+            db.connections.add_link(link, key)
+    assert [db.connections.link(link.digest) for link in links] == [None, *links[1:]]
+    assert db.connections.person_key(ANN) == before
 
 
 def test_an_erasure_while_a_refresh_runs_stores_nothing(accounts: Accounts) -> None:

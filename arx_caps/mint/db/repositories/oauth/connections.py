@@ -206,13 +206,16 @@ class ConnectionRepository(StructRepository[ConnectionRow], reader=CONNECTION_RO
             row: The link.
             key: A key of the person, unless there is one.
         """
+        with self._database.write() as c:
+            # An erasure waits for the key's row. Agents call tools again and again, and must not wait for each other.
+            if locked_key(c, row.subject) is not None:
+                _add_link(c, row)
+                return
         # With the link, and not beside an erasure: no key comes back without anything that it could seal.
         with self._database.alone(ACCOUNTS_LOCK), self._database.write() as c:
-            if c.execute(_KEY, {"whose": key.subject}).first() is None:
+            if locked_key(c, row.subject) is None:
                 c.execute(insert(PERSON_KEYS), PERSON_KEY_ROWS.values(key))
-            surplus = list(c.execute(_UNUSED, {"whose": row.subject}).scalars())
-            c.execute(delete(CONNECTION_LINKS).where(_L.digest.in_(surplus)))
-            c.execute(insert(CONNECTION_LINKS), LINK_ROWS.values(row))
+            _add_link(c, row)
 
     def link(self, digest: str) -> LinkRow | None:
         """Return the link with a digest, or None."""
@@ -358,6 +361,12 @@ def _ended(which: str, why: str) -> dict[str, Any]:
     """Return what the end of a connection sets: its tokens are deleted."""
     gone = dict.fromkeys(("nonce", "sealed", "refresher"))
     return {"which": which, "status": "ended", "ended_at": now_ms(), "ended_why": why, **gone}
+
+
+def _add_link(c: Connection, row: LinkRow) -> None:
+    surplus = list(c.execute(_UNUSED, {"whose": row.subject}).scalars())
+    c.execute(delete(CONNECTION_LINKS).where(_L.digest.in_(surplus)))
+    c.execute(insert(CONNECTION_LINKS), LINK_ROWS.values(row))
 
 
 def locked_key(c: Connection, subject: str) -> StoredKey | None:
