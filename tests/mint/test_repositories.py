@@ -11,14 +11,20 @@ import pytest
 from sqlalchemy import select
 
 from arx_caps.credentials.jose import SigningKey
-from arx_caps.mint.db import database, tables
+from arx_caps.mint.backup import restorer
+from arx_caps.mint.db import database, migrations, tables
 from arx_caps.mint.db.database import Repository, StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
+from arx_caps.mint.db.repositories.events import webhooks
+from arx_caps.mint.db.repositories.identity import keys, signing_keys
+from arx_caps.mint.db.repositories.oauth import connections
 from arx_caps.mint.db.repositories.operations import epoch
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from arx_caps.mint.db.repositories.work import proofs
 from arx_caps.mint.db.repositories.work.proofs import KEEP_MS, PRUNE_MS
+from arx_caps.mint.policy import activation
+from arx_caps.mint.revocation import store_history
 from arx_verifier.errors import AuditError, GrantError, StoreError
 
 NOW = 1_700_000_000_000
@@ -76,6 +82,13 @@ def test_a_high_water_mark_that_is_gone_fails_the_change(db: MintDatabase) -> No
     """A call whose position cannot be stored is not answered."""
     with pytest.raises(StoreError), db.write() as c:
         epoch.raise_from(c, "acme", HighWater("a", 1), HighWater("a", 2))
+
+
+def test_each_lock_of_all_mints_has_a_number_of_its_own() -> None:
+    """One part that waits for another one's lock could be refused for it."""
+    numbers = [migrations.LOCK, restorer.LOCK, activation.SETTLING, store_history.ATTESTING]
+    numbers += [webhooks._ADDING, connections.ACCOUNTS_LOCK, keys._NUMBERING, signing_keys._MAKING]
+    assert len({*numbers}) == len(numbers)
 
 
 def test_a_record_that_fails_undoes_the_change(db: MintDatabase) -> None:

@@ -41,7 +41,7 @@ WEBHOOK_ROWS: Final = RowReader(WebhookRow, WEBHOOKS)
 MAX_WEBHOOKS: Final = 16  # each has a thread of its own at every mint, so that none waits for another
 REMOVED: Final = "removed"  # by an operator
 GONE: Final = "gone"  # it answered 410
-_ADDING: Final = 0x61727A  # of an advisory lock; no other part of ARx uses this number
+_ADDING: Final = 0x61727C  # of an advisory lock; no other part of ARx uses this number
 _T: Final = WEBHOOKS.c
 _ITS: Final = _T.id == bindparam("which")
 _LIVE: Final = select(func.count()).select_from(WEBHOOKS).where(_T.ended_at.is_(None))
