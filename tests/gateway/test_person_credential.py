@@ -1,19 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a person's token is kept by at the gateway, and what a model reads of MCP without one."""
 
+import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
+from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.credentials.lending import LentToken, TokenAnswer
+from arx_caps.gateway.base.settings import CredentialTerms
 from arx_caps.gateway.base.upstream_answer import LendingError
-from arx_caps.gateway.upstream.person_credential import _key_of, _refuse, lives
+from arx_caps.gateway.upstream import person_credential
+from arx_caps.gateway.upstream.credentials import LiveCall
+from arx_caps.gateway.upstream.person_credential import PersonCredential, _key_of, _refuse, lives
 from arx_verifier import Rule
 from arx_verifier.clock import now_ms
+from arx_verifier.errors import GrantError
 from arx_verifier.journal.record import ChainFacts
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token.targets import subject_target
+from tests.cli.helpers import service_file
 from tests.gateway.door import Door, Upstream
 
 pytestmark = pytest.mark.spec("CONTROL 9.3")
@@ -90,6 +100,48 @@ def test_a_kept_token_ends_with_its_time_and_with_the_view() -> None:
     assert not lives(token, facts, UnsafeLocalEpochs())
     epochs.close()
     assert not lives(token, facts, epochs)
+
+
+def test_a_token_is_kept_until_it_ends_or_is_the_oldest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes in the place of a refused one displaces no other; one that has ended is in no memory."""
+    KeyFile.generate("service", "orders", "http://127.0.0.1:1").save(tmp_path / "orders.key")
+    file, epochs = service_file(tmp_path / "orders.json"), UnsafeLocalEpochs()
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"issuer": "http://127.0.0.1:1", "key_file": "orders.key"})
+    )
+    monkeypatch.setattr(person_credential, "_MOST_KEPT", 2)
+    monkeypatch.setattr(person_credential, "_AGAIN_S", -1.0)
+    asked: list[tuple[str, bool]] = []
+
+    def ask(*about: Any) -> tuple[TokenAnswer, LentToken]:
+        asked.append((about[4], bool(about[5])))
+        return TokenAnswer("lent", "Ann", (), ()), lent(epochs)
+
+    monkeypatch.setattr(person_credential, "ask_connection_token", ask)
+    get, put = (LiveCall("token", tool, ChainFacts(**FACTS)) for tool in ("tracker.get", "tracker.put"))
+
+    async def run() -> None:
+        credential = PersonCredential("tracker", CredentialTerms(connection="tracker"), file, epochs)
+        async with aiohttp.ClientSession() as session:
+            for call in (get, put):
+                await credential.headers(session, call)
+            with pytest.raises(LendingError):
+                credential.refused(401, {}, put)
+            for call in (put, get):
+                await credential.headers(session, call)
+            assert asked == [("tracker.get", False), ("tracker.put", False), ("tracker.put", True)]
+            epochs.kill("connection:c-1")
+            monkeypatch.setattr(person_credential, "ask_connection_token", refuse)
+            for call in (get, put):
+                with pytest.raises(LendingError):
+                    await credential.headers(session, call)
+        assert credential._kept == {}
+        await credential.close()
+
+    def refuse(*_: Any) -> Any:
+        raise GrantError("the connection has ended", code="connection_ended")
+
+    asyncio.run(run())
 
 
 def refusal(state: str) -> LendingError:

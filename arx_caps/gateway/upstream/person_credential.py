@@ -142,6 +142,8 @@ class PersonCredential(Credential):
         kept = self._kept.get(key)
         if kept is not None and not kept.is_refused and lives(kept.lent, call.facts, self._epochs):
             return kept.lent, "cached"
+        if kept is not None and not kept.is_refused:
+            del self._kept[key]  # it has ended, and the mint may lend no other
         asking = self._asking.get(key)
         if asking is None:
             # One request for all calls that wait for it: they are of one task and one tool, and so of one person.
@@ -155,6 +157,7 @@ class PersonCredential(Credential):
     def _done(self, key: _Key, done: "asyncio.Future[_Kept]") -> None:
         self._asking.pop(key, None)
         if not done.cancelled() and done.exception() is None:
+            self._kept.pop(key, None)
             if len(self._kept) >= _MOST_KEPT:
                 del self._kept[next(iter(self._kept))]  # the oldest
             self._kept[key] = done.result()
