@@ -16,9 +16,9 @@ from msgspec import UNSET
 from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.credentials.access_token import ALGORITHMS, SEAL_TYPE, VerifyingKey, read_verifying_key
+from arx_caps.credentials.account_token import AskedToken, LentToken, TokenAnswer
 from arx_caps.credentials.jose import token_hash
 from arx_caps.credentials.keyfile import SigningKey
-from arx_caps.credentials.lending import AskedToken, LentToken, TokenAnswer
 from arx_caps.service.fetch import require_private
 from arx_verifier.errors import ArxError, StoreError
 from arx_verifier.token.macaroon import Macaroon

@@ -3,7 +3,7 @@
 
 import pytest
 
-from arx_caps.credentials.lending import LentToken
+from arx_caps.credentials.account_token import LentToken
 from arx_caps.gateway.upstream.person_credential import lives
 from arx_verifier.clock import now_ms
 from arx_verifier.journal.record import ChainFacts

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.credentials.lending import TokenAnswer
+from arx_caps.credentials.account_token import TokenAnswer
 from arx_caps.gateway.access_tokens.approved_calls import ApprovableCall, ApprovedCalls
 from arx_caps.gateway.access_tokens.approved_tasks import KEPT_MS
 from arx_caps.gateway.access_tokens.token_calls import TokenCaller

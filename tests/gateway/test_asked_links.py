@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.credentials.lending import TokenAnswer
+from arx_caps.credentials.account_token import TokenAnswer
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.exchange import ResourceCall

@@ -9,8 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from arx_caps.credentials.account_token import LentToken, TokenAnswer
 from arx_caps.credentials.keyfile import KeyFile
-from arx_caps.credentials.lending import LentToken, TokenAnswer
 from arx_caps.gateway.base.settings import CredentialTerms
 from arx_caps.gateway.base.upstream_answer import LendingError
 from arx_caps.gateway.upstream import person_credential

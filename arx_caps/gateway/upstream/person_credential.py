@@ -17,7 +17,7 @@ import aiohttp
 from msgspec import UNSET
 
 from arx_caps.agent.sessions.mint_client import MintClient
-from arx_caps.credentials.lending import LentToken, TokenAnswer
+from arx_caps.credentials.account_token import LentToken, TokenAnswer
 from arx_caps.credentials.secret_source import Secret
 from arx_caps.gateway.base.leaks import Leaks
 from arx_caps.gateway.base.settings import CredentialTerms

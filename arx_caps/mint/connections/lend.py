@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from arx_caps.credentials.access_token import sign_jwt
-from arx_caps.credentials.lending import AskedToken, LentToken, TokenAnswer
+from arx_caps.credentials.account_token import AskedToken, LentToken, TokenAnswer
 from arx_caps.mint.connections.account_issuer import (
     ID_JAG,
     TOKEN_TYPE,

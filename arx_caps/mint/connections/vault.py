@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from arx_caps.credentials.lending import SecretStruct
+from arx_caps.credentials.account_token import SecretStruct
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.keys import PERSON_NAME, SealedRoot

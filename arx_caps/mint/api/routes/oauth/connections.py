@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.credentials.lending import AskedToken, TokenAnswer
+from arx_caps.credentials.account_token import AskedToken, TokenAnswer
 from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.routes.oauth.handles import seal_answer, sealing_key
