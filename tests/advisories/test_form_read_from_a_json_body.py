@@ -22,10 +22,11 @@ for name, read in {
     "json": lambda: (request.get_json(silent=True) or {}).get("to", "default"),
     "form": lambda: request.form.get("to", "default"),
     "values": lambda: request.values.get("to", "default"),
+    "copy": lambda: request.form.copy().get("to", "default"),
     "other": lambda: request.form.get("note", "none"),
 }.items():
     app.add_url_rule(f"/{name}", name, read, methods=["POST"])
-guard(app, realm.verifier, tools=dict.fromkeys(["json", "form", "values", "other"], "orders.pay"))
+guard(app, realm.verifier, tools=dict.fromkeys(app.view_functions.keys() - {"static"}, "orders.pay"))
 """
 DJANGO = """
 import django
@@ -78,7 +79,7 @@ REFUSED, READ, NONE = "400 malformed", "200 acme", "200 none"
 @pytest.mark.parametrize(
     ("framework", "script", "views", "expected"),
     [
-        ("flask", FLASK, "json form values other", [READ, REFUSED, REFUSED, NONE, REFUSED, READ, READ, NONE]),
+        ("flask", FLASK, "json form values copy other", [READ, *[REFUSED] * 3, NONE, REFUSED, *[READ] * 3, NONE]),
         ("django", DJANGO, "form values other", [REFUSED, REFUSED, NONE, READ, READ, NONE]),
     ],
 )

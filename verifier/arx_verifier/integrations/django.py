@@ -115,8 +115,7 @@ class ArxDjangoMiddleware:
             return HttpResponse(status=403)
         request.arx = request.META.get("arx")
         if call.members and request.content_type != "multipart/form-data":
-            request._post, request._files = _EmptyForm(), MultiValueDict()  # noqa: SLF001 - as Django fills them
-            request._post.call = call  # noqa: SLF001
+            request._post, request._files = _EmptyForm.of(call), MultiValueDict()  # noqa: SLF001 - as Django fills them
         return None
 
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from flask import Flask, request
 from flask.typing import ResponseReturnValue
-from werkzeug.datastructures import ImmutableMultiDict
+from werkzeug.datastructures import ImmutableMultiDict, MultiDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.routing import FloatConverter, IntegerConverter
@@ -112,15 +112,22 @@ class _Guard:
         return self._dispatch(*context)
 
 
-class _EmptyForm(EmptyForm, ImmutableMultiDict[str, str]):  # type: ignore[misc]  # takes what any mapping takes
-    pass
+class _EmptyCopy(EmptyForm, MultiDict[str, str]):  # type: ignore[misc]  # takes what any mapping takes
+    def copy(self) -> Any:
+        copied = super().copy()
+        copied.call = self.call
+        return copied
+
+
+class _EmptyForm(EmptyForm, ImmutableMultiDict[str, str]):  # type: ignore[misc]
+    def copy(self) -> Any:
+        return _EmptyCopy.of(self.call)
 
 
 def _require_kind(call: WSGICall, current: Any) -> None:
     """Refuse the call once its view reads the body as one of another kind than was judged."""
     if current.mimetype != "multipart/form-data":
-        current.form, current.files = _EmptyForm(), ImmutableMultiDict()
-        current.form.call = call
+        current.form, current.files = _EmptyForm.of(call), ImmutableMultiDict()
         return
     get_json = current.get_json
 

@@ -5,7 +5,7 @@ The framework routes, and its adapter in ``integrations`` says which view it mat
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from arx_verifier.enforcement.base.routes import (
     PUBLIC,
@@ -48,6 +48,17 @@ class EmptyForm:
     """
 
     call: WSGICall
+
+    @classmethod
+    def of(cls, call: WSGICall) -> Self:
+        """Return the form of a call.
+
+        Args:
+            call: The call.
+        """
+        form = cls()
+        form.call = call
+        return form
 
     def __getitem__(self, name: Any) -> Any:
         self._require_unsent(name)
