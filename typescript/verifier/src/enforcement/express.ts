@@ -94,13 +94,13 @@ export function guard(app: ExpressApplication, verifier: Verifier, options: Guar
     DECIDED.set(replayed, decided);
     if (open.has(meaning.route)) return app(replayed, response);
     const args = withBody(meaning, body, type, encoding);
-    // What was judged, also if no parser of the application takes its type.
-    if (body.length > 0) Object.assign(replayed, { body: JSON.parse(body.toString()) });
     const http = { method, target: url, bodyDigest: sha256(body) };
     const asked = { tool: meaning.tool, args, at: verifier.clock(), peer, http };
     const decision = await verifier.authorize(tokenOf(token), asked);
     if (decision.grant === undefined) return answer(response, verifier.realm, decision);
     decided.grant = decision.grant;
+    // What was judged, also if no parser of the application takes its type.
+    if (body.length > 0) Object.assign(replayed, { body: JSON.parse(body.toString()) });
     watch(response, decision.grant, (code) => answer(response, verifier.realm, { ...decision, code, failures: [] }));
     return app(replayed, response);
   };
