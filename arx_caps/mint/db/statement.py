@@ -65,7 +65,11 @@ class CompiledStatement:
         Raises:
             SQLAlchemyError: The database refused, or did not answer.
         """
-        return self._all(self._form(connection, values), connection, values)
+        form = self._form(connection, values)
+        rows, _ = _send(form, connection, values)
+        if form.results:
+            rows = [_converted(row, form) for row in rows]
+        return rows
 
     def first(self, connection: Connection, values: Values = NOTHING) -> tuple[Any, ...] | None:
         """Run the statement and return its first row, or None; see ``all``."""
@@ -80,12 +84,6 @@ class CompiledStatement:
     def run(self, connection: Connection, values: Values = NOTHING) -> int:
         """Run a change and return how many rows it changed; see ``all``."""
         return _send(self._form(connection, values), connection, values)[1]
-
-    def _all(self, form: _Form, connection: Connection, values: Values) -> list[tuple[Any, ...]]:
-        rows, _ = _send(form, connection, values)
-        if form.results:
-            rows = [_converted(row, form) for row in rows]
-        return rows
 
     def _form(self, connection: Connection, values: Values) -> _Form:
         key = (connection.dialect.name, *values)
