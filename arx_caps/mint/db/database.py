@@ -7,7 +7,7 @@ SQLite in the realm's folder, or PostgreSQL when several mints share a realm. Qu
 import contextlib
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Final, Generic, Self, TypeAlias
+from typing import Any, Final, Generic, Self
 
 from sqlalchemy import Column, Executable, Select, bindparam, func, insert, select
 from sqlalchemy.engine import Connection
@@ -35,7 +35,6 @@ from arx_verifier.errors import AuditError, StoreError
 
 PAGE: Final = 1000  # rows in a listing at most
 NAME: Final = "the mint's database"
-Rows: TypeAlias = list[dict[str, Any]]
 _RECORD: Final = CompiledStatement(insert(OUTBOX))
 
 
