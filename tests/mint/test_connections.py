@@ -193,6 +193,17 @@ def test_a_lost_answer_is_tried_once_more(accounts: Accounts) -> None:
         accounts.token(accounts.row(row.id), "repo.write")
 
 
+def test_a_refresh_without_the_clients_secret_is_clear(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was sent: no operator reads that an answer was lost."""
+    row = accounts.add(ANN, "ann-t")
+    with monkeypatch.context() as without:
+        without.delenv("ARX_TEST_TRACKER_SECRET")
+        with pytest.raises(SettingsError, match="ARX_TEST_TRACKER_SECRET"):
+            accounts.token(row)
+    assert (accounts.tracker.refreshes, accounts.row(row.id).refresher) == (0, None)
+    assert accounts.token(accounts.row(row.id)) is not None
+
+
 def test_a_refresh_of_a_mint_that_died_holds_others_for_its_time_alone(accounts: Accounts) -> None:
     """While it may still run, no other one begins; afterwards the next one does, and the first one stores nothing."""
     row, db = accounts.add(ANN, "ann-t"), accounts.mint.db.connections

@@ -264,7 +264,7 @@ def _refreshed(mint: MintContext, issuer: AccountIssuer, row: ConnectionRow, sco
             raise UnavailableError("the lock of the refresh is almost over", code="issuer_unavailable")
         is_clear = False  # the issuer may use the token up: without an answer the next call tries it once more
         issued = issuer.refresh(held.refresh, scopes)
-    except GrantError:
+    except (GrantError, SettingsError):  # without the client's secret, nothing was sent
         is_clear = True
         raise
     finally:
