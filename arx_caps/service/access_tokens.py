@@ -276,7 +276,7 @@ def open_seal(sealed: str, own: OKPKey) -> bytes:
 
 @contextlib.contextmanager
 def _reading(mint: MintClient) -> Iterator[None]:
-    """Raise ``StoreError`` for an answer of the mint that is none."""
+    """Raise ``StoreError`` for a malformed answer of the mint."""
     try:
         yield
     except (msgspec.MsgspecError, JoseError, ArxError, ValueError) as error:

@@ -160,7 +160,7 @@ class McpDoor:
         data = {"code": error.code, "may_have_run": error.sent, **error.data}
         if message is not None and await self._links.ask(exchange, message, error, data):
             return
-        # Without a session its model would never read the link. Each message after these two is refused with it.
+        # Only in a session does its model read the link, so these two are answered. Later messages are refused.
         if message is not None and message.method in _OPENING and "connect_url" in error.data:
             if message.is_request:
                 result = opened_without_account(self._forwarder.name, message.params.get("protocolVersion"), str(error))

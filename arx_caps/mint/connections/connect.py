@@ -224,7 +224,7 @@ def _require_live(mint: MintContext, row: LinkRow) -> None:
 
 
 class OwnPage(NamedTuple):
-    """The login of a person who sees the page: who, until when (ms since the Unix epoch), and from which epoch on."""
+    """The login of a person who sees the page: ``until`` is ms since the Unix epoch, ``born`` the kill epoch."""
 
     issuer: str
     name: str
@@ -245,7 +245,7 @@ def start_page(mint: MintContext, born: Born, person: IssuerToken) -> str:
 
 
 def open_page(mint: MintContext, cookie: str) -> OwnPage | None:
-    """Return the login in a cookie; None if it is over, or none.
+    """Return the login in a cookie; None if it has expired or the cookie is malformed.
 
     Raises:
         RevokedError: The person was killed or frozen meanwhile.
@@ -275,7 +275,7 @@ def change_account(mint: MintContext, page: OwnPage, answer: str) -> str | None:
         The link that the person opens next; None if all is done.
 
     Raises:
-        GrantError: It is none of the person's, or no connection that people make.
+        GrantError: The account is another person's, or the realm has no such connection.
         UnavailableError: The kill epoch is unknown now.
     """
     verb, _, which = answer.partition(" ")

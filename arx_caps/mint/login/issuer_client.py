@@ -36,7 +36,7 @@ _ERROR: Final = re.compile("[a-z_]{1,40}")
 
 
 class IssuerBusyError(UnavailableError):
-    """As many calls of the issuer run as may; this one has sent nothing."""
+    """Too many calls of the issuer run, or another one refreshes; this one has sent nothing."""
 
 
 class IssuerMetadata(msgspec.Struct, frozen=True):
@@ -255,7 +255,7 @@ class IssuerClient:
         return UnavailableError(f"{self._name}: {why}", code="issuer_unavailable")
 
     def _last(self) -> IssuerMetadata | UnavailableError | None:
-        """Return what the issuer last answered, or that it did not; None if it is to be asked again."""
+        """Return the metadata, or why they cannot be read; None if the issuer is to be asked again."""
         if self._known is None:
             return None
         at_s, known = self._known
@@ -288,7 +288,7 @@ class IssuerClient:
 
 
 def object_of(raw: bytes) -> dict[str, Any]:
-    """Return a JSON object; an empty one if it is none."""
+    """Return a JSON object; an empty one if the bytes are no JSON object."""
     try:
         return read_json_object(raw)
     except (ArxError, ValueError, RecursionError):
