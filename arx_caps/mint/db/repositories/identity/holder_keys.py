@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The enrolled public keys of agents, operators and services."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -149,14 +149,14 @@ class HolderKeyRepository(StructRepository[HolderKeyRow], reader=HOLDER_KEY_ROWS
         """Return the thumbprints of a holder's keys."""
         return [row.kid for row in self.list(holder)]
 
-    def by_holder(self, holders: Iterable[str]) -> dict[str, Sequence[HolderKeyRow]]:
+    def by_holder(self, holders: Iterable[str]) -> Mapping[str, Sequence[HolderKeyRow]]:
         """Return the keys of several holders by holder, the oldest first."""
         keys: dict[str, list[HolderKeyRow]] = {holder: [] for holder in holders}
         # One query for a page of holders, not one for each of them.
         wanted = HOLDER_KEY_ROWS.select().where(HOLDER_KEYS.c.holder.in_(keys)).order_by(HOLDER_KEYS.c.added_at)
         for row in self._all(wanted):
             keys[row.holder].append(row)
-        return {**keys}
+        return keys
 
 
 def add_key(c: Connection, holder: str, key: PublicKey, until: int | None = None) -> None:
