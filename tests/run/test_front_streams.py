@@ -109,7 +109,7 @@ def test_a_large_push_takes_constant_memory(
     mebibytes: int, tmp_path: Path, valkey: EmbeddedValkey, realm_name: str
 ) -> None:
     """
-    A pack of 1 GB passes through the front.
+    A pack of 100 MiB or 1 GiB passes through the front.
     """
     with git_world(tmp_path, valkey, realm_name) as (world, clone):
         with (clone / "large").open("wb") as file:

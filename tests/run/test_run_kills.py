@@ -2,6 +2,7 @@
 """Kills of a task under `arx run` in the middle of a clone, a push, an answer of a model, and between two calls."""
 
 import base64
+import itertools
 import json
 import sys
 import threading
@@ -86,10 +87,12 @@ class Model:
             self.begun.set()
 
 
-def kill(world: RunWorld, rules: tuple[Rule, ...], number: int, work: list[str], begun: Any, *calls: str) -> Any:
+def kill(
+    world: RunWorld, rules: tuple[Rule, ...], number: int, work: list[str], begun: threading.Event | None, *calls: str
+) -> tuple[int, tuple[float, float]]:
     """Start work under a new task, and kill it once it has begun; return its status, and two times after the kill, s.
 
-    They are the begin of the first call that was refused, and the end of the work.
+    The times are the begin of the first call that was refused, and the end of the work.
     """
     session = f"s-{base64.b32encode(number.to_bytes(10)).decode().lower()}"
     world.start(*rules, session=session)
@@ -102,7 +105,7 @@ def kill(world: RunWorld, rules: tuple[Rule, ...], number: int, work: list[str],
     *allowed, (refused, status) = found["calls"]
     assert status == 403, errors
     assert not [at for at, _ in allowed if at > killed + LEASE_S]
-    return found["status"], refused - killed, found["ended"] - killed
+    return found["status"], (refused - killed, found["ended"] - killed)
 
 
 def show(what: str, times: list[tuple[float, float]]) -> None:
@@ -122,31 +125,24 @@ def test_a_kill_in_the_middle_of_git_s_work(
     """
     clone, service = repository(tmp_path), Halting(tmp_path / "served")
     served = tmp_path / "served" / "acme" / "app.git"
-    before, numbers = refs_of(served), iter(range(1_000_000))
+    before, numbers, url = refs_of(served), itertools.count(), "https://git.example/acme/app"
+    work = {
+        "clone": ["git", "clone", url, str(tmp_path / "new")],
+        "push": ["git", "-C", str(clone), "push", url, "HEAD:refs/heads/agent/a"],
+        "idle": [],
+    }
     with run_world(tmp_path, valkey, realm_name, service) as world:
-        for what in ("clone", "push", "idle"):
+        for what, words in work.items():
             times = []
-            for number in range(count):
-                words = {
-                    "clone": ["git", "clone", "https://git.example/acme/app", str(tmp_path / f"new-{number}")],
-                    "push": [
-                        "git",
-                        "-C",
-                        str(clone),
-                        "push",
-                        "https://git.example/acme/app",
-                        f"HEAD:refs/heads/agent/{number}",
-                    ],
-                    "idle": [],
-                }[what]
+            for _ in range(count):
                 service.begun.clear()
                 begun = service.begun if words else None
-                status, *found = kill(world, GIT_RULES, next(numbers), words, begun, *DISCOVERY)
+                status, after = kill(world, GIT_RULES, next(numbers), words, begun, *DISCOVERY)
                 assert (status != 0) is bool(words)
-                times.append((found[0], found[1]))
+                assert not (tmp_path / "new").exists()
+                times.append(after)
             show(what, times)
             assert refs_of(served) == before
-    assert not list(tmp_path.glob("new-*"))
 
 
 @kills
@@ -162,7 +158,7 @@ def test_a_kill_in_the_middle_of_an_answer_of_a_model(
     with run_world(tmp_path, valkey, realm_name, service, "anthropic", "model.example") as world:
         for number in range(count):
             service.begun.clear()
-            status, *found = kill(world, (Rule(tool="*"),), number, words, service.begun, *MODELS)
+            status, after = kill(world, (Rule(tool="*"),), number, words, service.begun, *MODELS)
             assert status == CUT
-            times.append((found[0], found[1]))
+            times.append(after)
     show("stream", times)
