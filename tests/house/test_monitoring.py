@@ -79,12 +79,13 @@ def test_an_alert_names_registered_metrics(name: str) -> None:
         assert found is not None, alert.command
         command = found
     options = {option: each for each in command.params for option in each.opts}
-    name = ""
+    option = ""
     for word in words:
-        if word[0] != "-" and name and not isinstance(options[name].type, click.Path):
-            options[name].type_cast_value(click.Context(command), word)
-        name = word if word[0] == "-" else ""
-        assert not name or name in options, alert.command
+        if word[0] == "-":
+            assert word in options, alert.command
+        elif option and not isinstance(options[option].type, click.Path):
+            options[option].type_cast_value(click.Context(command), word)
+        option = word if word[0] == "-" else ""
 
 
 def test_a_metric_is_registered_once() -> None:
