@@ -23,6 +23,7 @@ from tests.gateway.gateway_realm import AUDIENCE
 from tests.gateway.served_door import Recorder
 from tests.house.pages import ROOT
 from tests.run.world import RunWorld, run_world
+from tests.servers import until
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("8.4")]
 
@@ -226,12 +227,22 @@ def test_a_host_that_the_gateway_got_is_known_soon(place: Place) -> None:
     A reload of the gateway gives the upstream a further host: the command can call it without a restart.
     """
     world, _ = place
-    call = "curl -sS -o /dev/null -w '%{http_code}' https://more.example/items/a"
-    with world.started("sh", "-c", f"echo begun; until [ $({call}) = 200 ]; do sleep 0.1; done") as running:
+    call = "curl -sS -o /dev/null -w '%{http_code}\\n' https://more.example/items/a"
+    with world.started("sh", "-c", f"echo begun; while read line; do {call}; done") as running:
+        to, answers = running.stdin, running.stdout
+        assert to is not None
+        assert answers is not None
+
+        def status() -> str:
+            to.write("go\n")
+            to.flush()
+            return answers.readline()
+
+        assert status() == "403\n"
         file = world.folder / "gateway.toml"
         file.write_text(file.read_text("utf-8").replace(f'["{HOST}"]', f'["{HOST}", "more.example"]'), "utf-8")
         world.gateway.send_signal(signal.SIGHUP)
-        assert running.wait(60) == 0
+        until(lambda: status() == "200\n")
 
 
 def test_the_answer_of_a_proxy_ends_no_task(place: Place) -> None:
