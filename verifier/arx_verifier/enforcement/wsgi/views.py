@@ -42,9 +42,9 @@ class Matched(NamedTuple):
 
 
 class EmptyForm:
-    """The form of a JSON body, before a framework's own mapping: it refuses a call whose view looks for an argument.
+    """The form of a JSON body, as a base beside a framework's mapping: it refuses a look-up of a judged argument.
 
-    The view would take its default for an argument that was judged.
+    The form is empty, so the view would take its default for an argument that was judged.
     """
 
     call: WSGICall

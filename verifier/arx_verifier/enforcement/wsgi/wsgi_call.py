@@ -190,7 +190,7 @@ class WSGICall:
         self._enforcement.count(problem, self._peer)
 
     def withdraw(self, error: ArxError) -> None:
-        """Refuse an allowed call whose view did not run: its arguments are not those of the decision.
+        """Refuse an allowed call whose view reads other arguments than those of the decision, also while it runs.
 
         Args:
             error: The difference.
