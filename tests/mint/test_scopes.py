@@ -20,7 +20,7 @@ def rules(flow: Flow, token: str) -> list[str]:
     """Return the tools that the task of an access token allows."""
     row = flow.harness.mint.db.oauth_handles.find(claims_of(flow.harness, token).jti)
     assert row is not None
-    caveats = [json.loads(text) for text in row.content()["caveats"]["orders"]]
+    caveats = [json.loads(text) for text in row.recipe["caveats"]["orders"]]
     return [rule["tool"] for caveat in caveats for rule in caveat.get("allow", ())]
 
 
