@@ -34,7 +34,7 @@ from arx_caps.run.authority import HostUpstream, RunAuthority
 from arx_caps.run.certificates import RunCertificates
 from arx_caps.run.tunnel import PLACE, Tunnel
 from arx_verifier import tls
-from arx_verifier.enforcement.base.enforcement import RefusedCall
+from arx_verifier.enforcement.base.enforcement import BOX_HEADER, RefusedCall
 from arx_verifier.enforcement.bounded_body import BodyTooLongError, ClientGoneError, receive_body
 from arx_verifier.errors import ArxError, UnavailableError
 
@@ -52,10 +52,15 @@ _WAIT_S: Final = 10.0  # for the answer to one
 
 
 class _CallToken(Credential):
-    """The token of one call, in the place of an upstream's credential."""
+    """The token of one call, in the place of an upstream's credential, and the statement of the box.  SPEC 12.11."""
+
+    def __init__(self, box: str) -> None:
+        super().__init__("gateway", None, Path())
+        self._box = box
 
     async def headers(self, session: Any, call: LiveCall) -> dict[str, str]:  # noqa: ARG002 - see Credential
-        return {"authorization": Secret(f"Bearer {call.token}")}
+        # The forwarder sends no such header of the command: only the front states the box.
+        return {"authorization": Secret(f"Bearer {call.token}"), BOX_HEADER.decode(): self._box}
 
     def leaks(self, headers: Any) -> Leaks:
         return Leaks("gateway", (Secret(headers["authorization"].removeprefix("Bearer ")),))
@@ -64,10 +69,10 @@ class _CallToken(Credential):
 class _ToGateway(Forwarder):
     """Sends requests to one gateway, whose refusals clients may read."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, box: str) -> None:
         routes = {"GET /": "gateway"}  # of plain HTTP
         self.terms = UpstreamTerms(audience="", url=url, routes=routes, ca=tls.ca_file(), timeout_ms=_ANSWER_MS)
-        super().__init__("gateway", self.terms, Path(), _CallToken("gateway", None, Path()))
+        super().__init__("gateway", self.terms, Path(), _CallToken(box))
 
     def _check(self, answer: Any, *, lent: bool) -> None:  # noqa: ARG002 - as Forwarder calls it
         super()._check(answer, lent=False)
@@ -79,7 +84,7 @@ class Front:
     Args:
         authority: The task and its hosts.
         folder: A folder that only this user can enter.
-        has_port: Whether it also listens at a port of 127.0.0.1, where clients need its password.
+        has_port: Whether it also listens at a port of 127.0.0.1, where clients need its password: without a box.
 
     Attributes:
         ca_pem: The certificate of its authority, PEM.
@@ -90,7 +95,9 @@ class Front:
     def __init__(self, authority: RunAuthority, folder: Path, *, has_port: bool) -> None:
         self._authority, self._certificates, self._has_port = authority, RunCertificates(folder), has_port
         self.ca_pem, self.socket, self.proxy_url = self._certificates.pem, folder / "front.sock", ""
-        self._gateways = {origin: _ToGateway(origin) for origin in authority.gateways}
+        self._gateways = {
+            origin: _ToGateway(origin, "none" if has_port else "bubblewrap") for origin in authority.gateways
+        }
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()

@@ -9,7 +9,7 @@ from arx_verifier.errors import Failure
 
 
 def why_of(shown: Mapping[str, Any]) -> str:
-    """Return why a decision is what it is, and the marks that it has set; empty for an allow that has set none.
+    """Return why a decision is what it is, the marks that it has set, and `box: none`; empty for a plain allow.
 
     Args:
         shown: The decision, in the form of ``Decision.to_dict`` or of the mint's log.
@@ -19,13 +19,14 @@ def why_of(shown: Mapping[str, Any]) -> str:
         return f"{gap['times']} {gap['why']}, {show_time(gap['since'])} to {show_time(gap['until'])}"
     if shown["counts"]:
         return ", ".join(f"{counted['times']} {counted['code']}" for counted in shown["counts"])
-    sets = [f"sets {', '.join(shown['marks'])}"] if shown.get("marks") else []
+    more = [f"sets {', '.join(shown['marks'])}"] if shown.get("marks") else []
+    more += ["box: none"] if shown.get("box") == "none" else []
     if "effect" in shown:
-        return "; ".join([effect_of(shown), *sets])
+        return "; ".join([effect_of(shown), *more])
     if shown["outcome"] not in ("deny", "end", "would_refuse"):
-        return "".join(sets)
+        return "; ".join(more)
     failures = [str(Failure(**failure)) for failure in shown["failures"][:1]]
-    return "; ".join([": ".join([shown["code"], *failures]), *sets])
+    return "; ".join([": ".join([shown["code"], *failures]), *more])
 
 
 def effect_of(shown: Mapping[str, Any]) -> str:

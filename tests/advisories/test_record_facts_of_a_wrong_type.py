@@ -23,6 +23,7 @@ WRONG: list[dict[str, Any]] = [
     {"peer": ("192.0.2.7", 4711)},
     {"at": time.time() * 1000},
     {"at": True},
+    {"box": "a box of its own"},
 ]
 
 

@@ -23,6 +23,8 @@ COUNTS = (RefusalCount("bad_signature", "10.0.0.9", 900), RefusalCount("malforme
             "argument_not_allowed: amount must be between 1 and 20, got 50",
         ),
         (Decision("ok", START_MS, facts(), "web.get", marks=("untrusted", "private")), "sets untrusted, private"),
+        (Decision("ok", START_MS, facts(), "web.get", marks=("saved",), box="none"), "sets saved; box: none"),
+        (Decision("ok", START_MS, facts(), "web.get", box="bubblewrap"), ""),
         (Decision("already_used", START_MS, facts(), "web.get", marks=("private",)), "already_used; sets private"),
         (
             Decision("effect", START_MS, facts(), "db", effect=EffectRecord("done", "b-1"), marks=("saved",)),

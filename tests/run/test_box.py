@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
+from arx_verifier.journal.reader import read_journal
 from tests.gateway.git_services import git, refs_of
 from tests.house.pages import ROOT
 from tests.run.world import RunWorld, git_world
@@ -238,6 +239,28 @@ def test_git_works_in_the_box(place: tuple[RunWorld, Path]) -> None:
     assert "canary" not in done.stderr
     new = git(clone, "rev-parse", "HEAD").strip()
     assert refs_of(world.folder / "served" / "acme" / "app.git")["refs/heads/agent/a"] == new
+
+
+@pytest.mark.servers
+@pytest.mark.spec("12.11")
+@pytest.mark.parametrize("box", [pytest.param("bubblewrap", marks=needs_box), "none"])
+def test_each_record_has_the_box_that_the_front_states(place: tuple[RunWorld, Path], box: str) -> None:
+    """
+    Decisions and effects of a run have its box, whatever the command writes into the header; those of another
+    client have none.
+    """
+    world, clone = place
+    other = "none" if box == "bubblewrap" else "bubblewrap"
+    script = (
+        f"git config --add http.extraHeader 'X-ARx-Box: {other}'; git push -q origin HEAD:refs/heads/agent/a;"
+        "git push -q origin HEAD:refs/heads/main; true"
+    )
+    world.run("sh", "-c", script, options=("--no-box",) if box == "none" else (), cwd=clone)
+    records = [record.to_dict() for record in read_journal(world.folder / "journal")]
+    of_run = [record for record in records if record["session"] == "s-1"]
+    assert {record["outcome"] for record in of_run} == {"allow", "deny", "effect"}
+    assert {record["box"] for record in of_run} == {box}
+    assert not any("box" in record for record in records if record["session"] == "s-0")
 
 
 @needs_box

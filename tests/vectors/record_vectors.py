@@ -95,6 +95,7 @@ def vectors() -> dict[str, dict[str, Any]]:
             "12.9", "with a person's account", 10, FACTS, person, lent, [*with_external_id(bare, "re_7"), "ann-t"], 3
         ),
         **marked(evident, went_on, done, lent, bound, person, rest, bare),
+        **boxed(allow, deny, done, person, rest, erasable, bare),
         "record-gap": record("12.4", "a file was deleted", 41, STRANGER, [None, [], []], gap, bare),
     }
 
@@ -122,6 +123,21 @@ def marked(*parts: Any) -> dict[str, dict[str, Any]]:
         made = record("12.10", why, number, facts, about, whole, [*its, None, None, account], 4)
         found[f"record-marks-{name}"] = made
     return found
+
+
+def boxed(*parts: Any) -> dict[str, dict[str, Any]]:
+    """SPEC 12.11: records with a box, of a decision, of one with marks and of an effect."""
+    allow, deny, done, person, rest, erasable, bare = parts
+    none: list[Any] = [None, False, None, None]
+    calls = {
+        "allow": ("an allow, its client states no box", [*allow, *none, [], "none"], rest),
+        "deny": ("a denial that has set a mark, from a box", [*deny, *none, ["untrusted"], "bubblewrap"], erasable),
+        "effect": ("an effect, its client states no box", [*done, None, [], "none"], bare),
+    }
+    return {
+        f"record-box-{name}": record("12.11", why, number, FACTS, person, call, [*its, None, None, None], 4)
+        for number, (name, (why, call, its)) in enumerate(calls.items(), 16)
+    }
 
 
 def digests(allow: list[Any], rest: list[Any], person: list[Any]) -> dict[str, dict[str, Any]]:

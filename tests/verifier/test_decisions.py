@@ -24,6 +24,7 @@ from arx_verifier.journal.record import (
     seal,
 )
 from arx_verifier.journal.tally import RefusalCount
+from arx_verifier.request import BOXES
 
 FACTS = ChainFacts(
     agent="acme/support",
@@ -59,19 +60,27 @@ def denied(**more: Any) -> Decision:
     TEXT,
     st.tuples(st.builds(Failure, TEXT, TEXT, TEXT, TEXT)),
     st.tuples(st.builds(RefusalCount, TEXT, TEXT, st.integers(0, 2**40))),
+    st.sampled_from((None, *BOXES)),
 )
 def test_a_record_reads_back_as_it_was(
-    facts: ChainFacts, at: int, text: str, failures: tuple[Failure], counts: tuple[RefusalCount]
+    facts: ChainFacts, at: int, text: str, failures: tuple[Failure], counts: tuple[RefusalCount], box: str | None
 ) -> None:
     """Packing and unpacking are inverse, and any MessagePack reader sees version, chain and call."""
     digest, salt = digest_arguments({"a": text})
-    more = {"request_id": text, "traceparent": text, "arguments": text.encode(), "ends": 3, "counts": counts}
+    more = {
+        "request_id": text,
+        "traceparent": text,
+        "arguments": text.encode(),
+        "ends": 3,
+        "counts": counts,
+        "box": box,
+    }
     gap = Gap("lost", 1, 2, 2, 5, 6)
     decision = Decision("ok", at, facts, text, digest, salt, "i", 7, 12, failures, text, **more, gap=gap)
     payload = decision.pack()
     assert unpack(payload) == decision
     version, chain, person, (call, rest) = msgpack.unpackb(payload)
-    assert (version, chain[0], call[0], rest[0]) == (1, facts.agent, at, salt)
+    assert (version, chain[0], call[0], rest[0]) == (1 if box is None else 4, facts.agent, at, salt)
     assert person[0] == (list(facts.subject) if facts.subject else None)
 
 

@@ -88,6 +88,18 @@ def test_a_request_is_recorded_with_its_ids() -> None:
     assert request.after(1_000_000_000).request_id == "rq-7"
 
 
+@pytest.mark.spec("12.11")
+def test_a_box_comes_from_its_header() -> None:
+    """A decision has the box of its one header if that is known; a refusal has it, and other texts are none."""
+    realm = Realm()
+    for stated, recorded in ((b"none", "none"), (b"bubblewrap", "bubblewrap"), (b"None", None), (b"\xff", None)):
+        headers = [(b"x-arx-box", stated)]
+        assert answered(realm, "/orders/A-1", realm.token().encode(), headers=headers).status == 200
+        assert realm.sink.decisions[-1].box == recorded
+        answered(realm, "/orders/B-1/refund", realm.token().encode(), headers=headers, method="POST")
+        assert (realm.sink.decisions[-1].allowed, realm.sink.decisions[-1].box) == (False, recorded)
+
+
 def test_a_trace_context_comes_from_its_header() -> None:
     """Only what is one in form is recorded: the header is a stranger's text."""
     realm = Realm()

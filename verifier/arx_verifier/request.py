@@ -14,6 +14,7 @@ import msgspec
 
 from arx_verifier.errors import RequestError
 
+BOXES: Final = ("none", "bubblewrap")  # what a caller may state of the box that it runs in
 MAX_JSON_DEPTH: Final = 32  # more than any tool's arguments have
 MAX_INTEGER: Final = 2**53 - 1  # beyond it two parsers of the same bytes can return two numbers (RFC 8785)
 UNSEEN_BODY: Final = bytes(32)  # in the place of the digest of a body that the verifier does not see; of no body
@@ -48,6 +49,7 @@ class AccessRequest(msgspec.Struct, frozen=True):
         http: The HTTP request around it, or None for another transport.
         request_id: The request's id in its own protocol, such as an MCP request's, for the record; or None.
         traceparent: The caller's trace context (W3C), for the record; or None.
+        box: What the caller states of the box that it runs in, one of ``BOXES``, for the record; or None.
 
     Raises:
         TypeError: ``args`` is no mapping, ``at`` no integer, or a text member has another type.
@@ -60,6 +62,7 @@ class AccessRequest(msgspec.Struct, frozen=True):
     http: HttpCall | None = None
     request_id: str | None = None
     traceparent: str | None = None
+    box: str | None = None
 
     def __post_init__(self) -> None:
         """Check the members' types."""
@@ -71,10 +74,11 @@ class AccessRequest(msgspec.Struct, frozen=True):
             or (peer is not None and type(peer) is not str)
             or (request_id is not None and type(request_id) is not str)
             or (traceparent is not None and type(traceparent) is not str)
+            or (self.box is not None and self.box not in BOXES)
         ):
             raise TypeError(
                 "a request's tool is text, its `at` a whole number of ms, its peer, request_id and traceparent text or "
-                "None"
+                f"None, its box one of {', '.join(BOXES)} or None"
             )
         if type(self.args) is not dict and not isinstance(self.args, Mapping):
             raise TypeError(f"a request's args are a mapping of names to values, not {type(self.args).__name__}")

@@ -28,7 +28,7 @@ _OF_EVENT: Final = ("index", "leaf", "type", "kind", "by", "named", "facts", "pr
 _OF_DECISION: Final = (
     "index", "leaf", "type", "id", "outcome", "code", "named", "links", "task", "tasks", "token", "model", "assurance",
     "holders", "signed", "args_digest", "incarnation", "applied", "age_ms", "counts", "gap", "watched", "group",
-    "effect", "external_id", "credential", "marks", "verifier", "boot",
+    "effect", "external_id", "credential", "marks", "box", "verifier", "boot",
 )  # fmt: skip
 # Of the profile `security_control`: a call that went on in watch mode was observed, and neither allowed nor denied.
 _OBSERVED: Final = {"action_id": 3, "action": "Observed", "disposition_id": 17, "disposition": "Logged"}

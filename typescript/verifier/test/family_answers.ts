@@ -38,9 +38,9 @@ export function record(vector: Vector): unknown {
 /** Returns the decision whose record in a journal this is; undefined for one that this verifier never makes. */
 export function decisionOf(payload: Buffer): Decision | undefined {
   const [version, kept, erasable, [call, rest]] = decode(payload) as Vector;
-  const [at, code, tool, argsDigest, incarnation, applied, ageMs, rules, ends, counted, gap, signed, watched, effect, credential, marks] = call;
+  const [at, code, tool, argsDigest, incarnation, applied, ageMs, rules, ends, counted, gap, signed, watched, effect, credential, marks, box] = call;
   const [salt, details, peer, requestId, traceparent, peers, args, group, externalId = null] = rest;
-  if (version === 2 || watched || ends !== 0 || args !== null || credential || marks || (group ?? null) !== null) return undefined;
+  if (version === 2 || watched || ends !== 0 || args !== null || credential || marks || box || (group ?? null) !== null) return undefined;
   return {
     at, code, tool, argsDigest, incarnation, applied, ageMs, salt, peer, requestId, traceparent, externalId,
     facts: { kept, erasable },

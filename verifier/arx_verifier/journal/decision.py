@@ -75,6 +75,7 @@ class Decision(msgspec.Struct):
         credential: Of the record of an effect: the person's credential that the call had, or None.
         account: The account of that credential, or None.
         marks: The names of the marks that the call has set; of the record of an effect, those after the decision.
+        box: What the caller states of the box that it runs in: ``none``, ``bubblewrap``, or None if it states nothing.
         erased: Whether the body was erased: salt, subject, peer, given values and the like.
         sequence: Sequence in its journal, from 1; 0 while not recorded.
         verifier: The verifier whose journal holds it.
@@ -109,6 +110,7 @@ class Decision(msgspec.Struct):
     credential: CredentialRecord | None = None
     account: str | None = None
     marks: tuple[str, ...] = ()
+    box: str | None = None
     erased: bool = False
     sequence: int = 0
     verifier: str = ""
@@ -172,7 +174,7 @@ class Decision(msgspec.Struct):
                 call = encode(_call(_shortened(self)))
             if len(call) > MAX_RECORD_BYTES - MAX_FACTS_BYTES:
                 raise AuditError(f"a call of {len(call)} bytes cannot be recorded")
-        packed, version = self.facts.packed, version_of(self.marks, self.effect, watched=self.watched)
+        packed, version = self.facts.packed, version_of(self.marks, self.box, self.effect, watched=self.watched)
         return (packed if version == RECORD_VERSION else packed[:1] + bytes((version,)) + packed[2:]) + call
 
     @classmethod
@@ -206,6 +208,7 @@ class Decision(msgspec.Struct):
         unused: tuple[str, ...] = () if self.watched else ("watched", "group")
         unused += ("effect", "external_id") if self.effect is None else ()
         unused += () if self.marks else ("marks",)
+        unused += ("box",) if self.box is None else ()
         for member in ("facts", "grant", "untold", "watch", "credential", "account", *unused):
             del values[member]
         if self.effect is not None:
@@ -261,10 +264,11 @@ def _call(decision: Decision) -> tuple[Any, ...]:
         decision.arguments,
     )
     # How many of the last members of ``Call`` are written; ``Rest`` has one less.  SPEC 12.3
-    last = 5 if decision.marks else 4 if decision.credential is not None else 3 if decision.effect is not None else 0
-    last = last or (2 if decision.watched else 1 if decision.signed is not None else 0)
+    last = 6 if decision.box is not None else 5 if decision.marks else 4 if decision.credential is not None else 0
+    last = last or (3 if decision.effect is not None else 2 if decision.watched else int(decision.signed is not None))
     if last:
-        call += (decision.signed, decision.watched, decision.effect, decision.credential, decision.marks)[:last]
+        more = (decision.signed, decision.watched, decision.effect, decision.credential, decision.marks, decision.box)
+        call += more[:last]
         rest += (decision.group, decision.external_id, decision.account)[: last - 1]
     return call, rest
 

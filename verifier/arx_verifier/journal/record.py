@@ -19,19 +19,20 @@ import msgspec
 from arx_verifier._platform import at_fork
 from arx_verifier.errors import AuditError, RequestError
 from arx_verifier.jcs import flat_jcs, jcs
+from arx_verifier.request import BOXES
 from arx_verifier.token.wire import sha256_of
 
 RECORD_VERSION: Final = 1
 WATCH_VERSION: Final = 2  # of a record of a call in watch mode, which has further members
 EFFECT_VERSION: Final = 3  # of a decision whose effect is recorded too, and of the record of the effect
-MARKS_VERSION: Final = 4  # of a decision or an effect that has set marks
+LATEST_VERSION: Final = 4  # of a record that has set marks, or whose caller states its box
 EFFECT: Final = "effect"  # the code of the record of an effect
 MAX_RECORD_BYTES: Final = 32 * 1024  # the token bounds a chain's facts; the texts of a call are cut
 MAX_FACTS_BYTES: Final = 16 * 1024  # a chain's facts in it: at most a third, and at most half for its caveats
 _JOURNAL: Final = b"\x94"  # an array of four: version, facts, person, [call, rest]
 _KEPT: Final = b"\x97"  # an array of seven, see ``seal``
 _PLAIN: Final = bytes((0x94, RECORD_VERSION))
-_VERSIONS: Final = tuple(bytes((version,)) for version in range(RECORD_VERSION, MARKS_VERSION + 1))
+_VERSIONS: Final = tuple(bytes((version,)) for version in range(RECORD_VERSION, LATEST_VERSION + 1))
 _BODY: Final = b"\x92"  # an array of two: person, rest
 _DIGEST: Final = b"\xc4\x20"  # 32 bytes follow
 SALT_BYTES: Final = 16  # amounts and ids are few: without a salt, the digest of arguments or of a body could be guessed
@@ -230,6 +231,8 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         credential: In the record of an effect: the person's credential that the call had; only then, or in version 4,
             it is written.
         marks: The names of the marks that the call has set; only version 4 has it.
+        box: What the caller states of the box that it runs in, one of ``BOXES``; only version 4 has it,
+            if it was stated.
     """
 
     at: int
@@ -248,6 +251,7 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     effect: EffectRecord | None = None
     credential: CredentialRecord | None = None
     marks: tuple[str, ...] = ()
+    box: str | None = None
 
 
 class Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -409,14 +413,14 @@ def _clean(value: Any) -> Any:
 
 def _hold_version(raw: bytes, start: bytes) -> None:
     if raw[:1] != start or raw[1:2] not in _VERSIONS:
-        raise AuditError(f"not a decision record of version {RECORD_VERSION} to {MARKS_VERSION}")
+        raise AuditError(f"not a decision record of version {RECORD_VERSION} to {LATEST_VERSION}")
 
 
-def version_of(marks: Sequence[str], effect: EffectRecord | None, *, watched: bool) -> int:
+def version_of(marks: Sequence[str], box: str | None, effect: EffectRecord | None, *, watched: bool) -> int:
     """Return the version of a record with these members.  SPEC 12.3."""
     # One form alone: a record that could be written in two versions would have two leaves.
-    if marks:
-        return MARKS_VERSION
+    if marks or box is not None:
+        return LATEST_VERSION
     return EFFECT_VERSION if effect is not None else WATCH_VERSION if watched else RECORD_VERSION
 
 
@@ -432,12 +436,14 @@ def hold_members(version: int, call: CallRecord, rest: Rest | None = None) -> No
         AuditError: It has not.
     """
     effect = call.effect
-    if version != version_of(call.marks, effect, watched=call.watched):
+    if version != version_of(call.marks, call.box, effect, watched=call.watched):
         raise AuditError(f"a decision record of version {version} has not the members of that version")
     if (call.code == EFFECT) != (effect is not None and effect.of != ""):
         raise AuditError(f"only a record of the code {EFFECT} names the decision that it is the effect of")
     if effect is not None and effect.result not in (_RESULTS if effect.of else ("awaited",)):
         raise AuditError("an effect is awaited in the record of its decision, and done, failed or unknown in its own")
+    if call.box is not None and call.box not in BOXES:
+        raise AuditError(f"a box is one of {', '.join(BOXES)}")
     if rest is not None and rest.external_id is not None and effect is None:
         raise AuditError("only a record with an effect has an external id")
     if call.credential is not None and call.code != EFFECT:

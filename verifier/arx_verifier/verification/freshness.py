@@ -115,6 +115,7 @@ def later_record(decision: Decision, code: str, epochs: Epochs) -> Decision:
         peer=decision.peer,
         request_id=decision.request_id,
         traceparent=decision.traceparent,
+        box=decision.box,
     )
 
 

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 import msgspec
 
 from arx_verifier.clock import now_ms
-from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, read_traceparent, refused_end
+from arx_verifier.enforcement.base.enforcement import (
+    BOX_HEADER,
+    Enforcement,
+    RefusedCall,
+    read_box,
+    read_traceparent,
+    refused_end,
+)
 from arx_verifier.enforcement.base.problems import BUDGET_HEADER, Answer
 from arx_verifier.enforcement.base.routes import Headers, Scope
 from arx_verifier.enforcement.grants.call_effect import CallEffect
@@ -148,7 +155,9 @@ class Call(msgspec.Struct, eq=False):
         trace = self.headers.get(b"traceparent")
         traceparent = read_traceparent(trace) if trace is not None else None
         http = self._http if self.has_more is None else None  # SPEC 8.7
-        request = AccessRequest(tool, args, now_ms(), self._peer, http, None, traceparent)
+        request = AccessRequest(
+            tool, args, now_ms(), self._peer, http, None, traceparent, read_box(self.headers.get(BOX_HEADER))
+        )
         screened = self._screened
         if isinstance(screened, RefusedCall):
             self._allow(self._enforcement.refuse(screened, request, self._header), request, scope)

@@ -14,12 +14,13 @@ from arx_verifier.enforcement.base.problems import Answer, answer
 from arx_verifier.enforcement.base.routes import LINE_BREAK
 from arx_verifier.errors import ArxError, Failure, RequestError, shorten
 from arx_verifier.journal.decision import OK, Decision
-from arx_verifier.request import AccessRequest, HttpCall
+from arx_verifier.request import BOXES, AccessRequest, HttpCall
 from arx_verifier.token.wire import TOKEN_PREFIX
 from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.verifier import Screened, Verifier
 from arx_verifier.verification.watch import ENFORCED, GuardOptions, Watch, WatchedCall
 
+BOX_HEADER: Final = b"x-arx-box"  # in which a client states the box that it runs in; a gateway forwards none
 MOST_UNMAPPED: Final = 100  # paths that are logged: the caller chooses them, and could fill a log
 _TOKEN: Final = re.compile(rb"(?:^|[\s,])" + TOKEN_PREFIX.encode("ascii"))
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -250,3 +251,9 @@ def read_traceparent(value: bytes) -> str | None:
     """Return the caller's trace context (W3C), or None if it is malformed."""
     # The caller chooses this text, and it goes into records: nothing but hexadecimal digits passes.
     return value.decode("ascii") if _TRACEPARENT.fullmatch(value) else None
+
+
+def read_box(value: bytes | None) -> str | None:
+    """Return the box that a caller states: one of ``BOXES``, or None if it states none of them.  SPEC 12.11."""
+    stated = None if value is None else value.decode("latin-1")
+    return stated if stated in BOXES else None
