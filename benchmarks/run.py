@@ -28,7 +28,7 @@ from tests.run.world import GIT_RULES, RunWorld, run_world
 
 TURNS: Final = 20
 CALLS: Final = 100  # of a turn
-PUSHES: Final = 30
+PUSHES: Final = 60
 CLIENT: Final = Path(__file__).with_name("run_client.py")
 CATALOGUE: Final = """
 [routes]
