@@ -62,6 +62,14 @@ def test_help_imports_nothing_but_click() -> None:
     assert all(noun in done.stdout for noun in NOUNS)
 
 
+def test_commands_load_nothing_of_the_command_line_of_httpx() -> None:
+    """
+    A command that sends requests loads neither rich nor pygments for them.
+    """
+    script = "import sys, arx_caps.cli.app, httpx; assert not {'rich', 'pygments'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
+
+
 def test_every_command_has_help_that_works() -> None:
     """
     ``--help`` of every command exits with 0, and each option says what it is for.

@@ -24,7 +24,8 @@ VERIFYING = frozenset(
 
 def imported_by(code: str) -> set[str]:
     """Return the modules that a new interpreter has after some lines, beyond those it had before."""
-    script = f"import sys; before = set(sys.modules); exec({code!r}); print(*sorted(set(sys.modules) - before))"
+    names = "(name for name in set(sys.modules) - before if sys.modules[name] is not None)"
+    script = f"import sys; before = set(sys.modules); exec({code!r}); print(*sorted({names}))"
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, timeout=60, check=True)
     return set(done.stdout.split("\n")[-2].split())
 
