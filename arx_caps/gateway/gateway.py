@@ -22,6 +22,8 @@ from arx_caps.http.certificates import CertificateWatch, CertifiedPlace
 from arx_caps.http.cross_origin import CrossOrigin
 from arx_caps.http.metric_families import GATEWAY as FAMILIES
 from arx_caps.http.metrics import ProcessMetrics
+from arx_verifier.enforcement.asgi.calls import send_answer
+from arx_verifier.enforcement.base.problems import Answer
 from arx_verifier.enforcement.base.routes import collect_headers
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.metrics.counted_decisions import Counts
@@ -342,8 +344,7 @@ def _require_own_hosts(running: Mapping[str, Running]) -> None:
 
 async def _whole(send: Send, method: str, status: int, kind: bytes, data: bytes) -> None:
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(data))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else data})
+    await send_answer(Answer(status, headers, data), method, send)
 
 
 def _path_of(scope: Scope) -> str:

@@ -28,7 +28,9 @@ from arx_caps.gateway.deciders.authzen_mapping import (
 from arx_caps.gateway.deciders.decider import Hosts
 from arx_verifier.addresses import read_address, write_address
 from arx_verifier.clock import now_ms
+from arx_verifier.enforcement.asgi.calls import send_answer
 from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, read_traceparent
+from arx_verifier.enforcement.base.problems import Answer
 from arx_verifier.enforcement.base.routes import RouteMap, collect_headers
 from arx_verifier.errors import (
     REASONS,
@@ -140,8 +142,7 @@ class AuthZen:
             if status == 401:
                 answered.append((b"www-authenticate", f'Bearer realm="{self._verifier.keys.realm}"'.encode()))
         answered += [(b"content-type", kind), (b"content-length", b"%d" % len(data)), (b"cache-control", kept)]
-        await send({"type": "http.response.start", "status": status, "headers": answered})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else data})
+        await send_answer(Answer(status, answered, data), scope["method"], send)
 
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive) -> tuple[int, bytes | None]:
         """Return status and content; None for the metadata."""

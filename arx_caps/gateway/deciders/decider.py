@@ -18,8 +18,9 @@ from arx_caps.gateway.base.asgi import Application, Message, Receive, Scope, Sen
 from arx_caps.gateway.base.settings import DeciderTerms
 from arx_caps.gateway.http.door import meaning_of
 from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
-from arx_verifier.enforcement.asgi.calls import UNSEEN
+from arx_verifier.enforcement.asgi.calls import UNSEEN, send_answer
 from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, is_token
+from arx_verifier.enforcement.base.problems import Answer
 from arx_verifier.enforcement.base.routes import Meaning, RouteMap, collect_headers
 from arx_verifier.errors import RequestError
 from arx_verifier.verification.grant import Grant
@@ -83,20 +84,6 @@ class Hosts:
         return any((mapped or address) in network for network in self._networks)
 
 
-class DeciderAnswer(NamedTuple):
-    """The answer about a request.
-
-    Attributes:
-        status: 200 if the request is allowed; else that of the answer to the client.
-        headers: For an allowed request, who calls, for the upstream; else headers of the answer to the client.
-        body: Of the answer to the client.
-    """
-
-    status: int
-    headers: Headers
-    body: bytes
-
-
 class Decider:
     """Decides on described requests.
 
@@ -127,11 +114,14 @@ class Decider:
         """Whether requests pass now that would be refused."""
         return self._enforcement.watch is not None
 
-    async def decide(self, request: DescribedRequest) -> DeciderAnswer:
+    async def decide(self, request: DescribedRequest) -> Answer:
         """Decide on a request; the decision is recorded before this returns.
 
         Args:
             request: The request.
+
+        Returns:
+            Status 200 if it is allowed, and as headers who calls, for the upstream; else the answer to the client.
         """
         if not _METHOD.fullmatch(request.method) or not _TARGET.fullmatch(request.target):
             return self.refuse("expected method, path and query, once each, as the client sent them", request.proxy)
@@ -149,11 +139,10 @@ class Decider:
         }
         if request.body is None:
             scope[UNSEEN] = True
-        answer = _Answer()
-        await self._described(scope, replay_body(request.body or b"", _gone), answer.send)
-        return answer.verdict()
+        found = await answer_of(self._described, scope, request.body or b"")
+        return found if found.status == 200 else _refused(found)
 
-    def refuse(self, why: str, peer: str | None) -> DeciderAnswer:
+    def refuse(self, why: str, peer: str | None) -> Answer:
         """Refuse a description that is no request.
 
         Args:
@@ -162,9 +151,9 @@ class Decider:
         """
         problem = RefusedCall("malformed_request", why)
         self._enforcement.count(problem, peer)
-        return _refused(*self._enforcement.answer(problem))
+        return _refused(self._enforcement.answer(problem))
 
-    def refuse_stranger(self, peer: str | None) -> DeciderAnswer:
+    def refuse_stranger(self, peer: str | None) -> Answer:
         """Refuse a question of a program that is no proxy of the site.
 
         Args:
@@ -192,8 +181,7 @@ class Decider:
 
 async def _allow(scope: Scope, _: Receive, send: Send) -> None:
     headers = [*identity_of(scope.get("arx")), _NO_STORE, (b"content-length", b"0")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
+    await send_answer(Answer(200, headers, b""), "GET", send)
 
 
 def identity_of(grant: Grant | WatchedCall | None) -> Headers:
@@ -241,37 +229,35 @@ def _is_of_arx(name: bytes, value: bytes, terms: DeciderTerms) -> bool:
     return is_token(value) or (terms.resource is not None and name == b"authorization" and has_own_jwt(value))
 
 
-class _Answer:
-    """Takes the answer of an ASGI application."""
+async def answer_of(app: Application, scope: Scope, body: bytes) -> Answer:
+    """Return the whole answer of an application to a described request; status 503 without one.
 
-    def __init__(self) -> None:
-        self._status, self._headers, self._parts = 0, [], []  # type: int, Headers, list[bytes]
+    Args:
+        app: The application.
+        scope: As ASGI has it.
+        body: The whole body.
+    """
+    sent: list[Message] = []
 
-    async def send(self, message: Message) -> None:
-        """Take a message; as ASGI has it."""
-        if message["type"] == "http.response.start":
-            self._status, self._headers = message["status"], [*message["headers"]]
-        else:
-            self._parts.append(message.get("body", b""))
+    async def send(message: Message) -> None:
+        sent.append(message)
 
-    def verdict(self) -> DeciderAnswer:
-        """Return the whole answer."""
-        body = b"".join(self._parts)
-        if self._status == 200:
-            return DeciderAnswer(200, self._headers, body)
-        return _refused(self._status or 503, self._headers, body)
+    await app(scope, replay_body(body, _gone), send)
+    if not sent:
+        return Answer(503, [], b"")
+    return Answer(sent[0]["status"], [*sent[0]["headers"]], b"".join(part.get("body", b"") for part in sent[1:]))
 
 
-def _refused(status: int, headers: Headers, body: bytes) -> DeciderAnswer:
+def _refused(answer: Answer) -> Answer:
     """Return a refusal with its reason in headers too: many proxies drop the body of a decider."""
     try:
-        problem = json.loads(body or b"{}")
+        problem = json.loads(answer.body or b"{}")
     except ValueError:
         problem = {}
-    kept = [pair for pair in headers if pair[0].lower() != _NO_STORE[0]]
+    kept = [pair for pair in answer.headers if pair[0].lower() != _NO_STORE[0]]
     for name, member in ((b"reason", "code"), (b"decision", "decision")):
         kept.append((PREFIX + name, str(problem.get(member, "")).encode("ascii", "replace")))
-    return DeciderAnswer(status, [*kept, _NO_STORE], body)
+    return answer._replace(headers=[*kept, _NO_STORE])
 
 
 def is_own(name: bytes) -> bool:

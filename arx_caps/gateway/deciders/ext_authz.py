@@ -12,7 +12,6 @@ from arx_caps.gateway.deciders.decider import (
     NO_BODY,
     PREFIX,
     Decider,
-    DeciderAnswer,
     DescribedRequest,
     Headers,
     Hosts,
@@ -20,7 +19,8 @@ from arx_caps.gateway.deciders.decider import (
     is_own,
 )
 from arx_caps.gateway.deciders.protos import message
-from arx_verifier.enforcement.base.problems import BUDGET_HEADER
+from arx_verifier.enforcement.asgi.calls import send_answer
+from arx_verifier.enforcement.base.problems import BUDGET_HEADER, Answer
 from arx_verifier.enforcement.base.routes import collect_headers
 
 _PACKAGE: Final = "envoy.service.auth.v3"
@@ -47,7 +47,7 @@ class _Seen:
 
     async def _decide(
         self, method: str, target: bytes, headers: Headers, client: str | None, body: bytes, is_partial: bool
-    ) -> DeciderAnswer:
+    ) -> Answer:
         found = collect_headers(headers)
         has_more = is_partial or found.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in found
         if self._terms.bodies:
@@ -61,7 +61,7 @@ class _Seen:
         kept = [pair for pair in headers if pair[0] not in _NOT_DESCRIBED and not pair[0].startswith(b":")]
         return await self._decider.decide(DescribedRequest(method, target, kept, client, seen))
 
-    def _removed(self, headers: Headers, verdict: DeciderAnswer) -> list[bytes]:
+    def _removed(self, headers: Headers, verdict: Answer) -> list[bytes]:
         """Return the names of a client's headers that the upstream may not get."""
         # Envoy removes after it has set: a name in both would be gone.
         kept = {name for name, _ in verdict.headers}
@@ -99,7 +99,7 @@ class ExtAuthz(_Seen):
             verdict = await self._decide(asked.method, asked.path.encode(), headers, client, body, is_partial)
         return self._response(headers, verdict)
 
-    def _response(self, headers: Headers, verdict: DeciderAnswer) -> Any:
+    def _response(self, headers: Headers, verdict: Answer) -> Any:
         found = message(f"{_PACKAGE}.CheckResponse")()
         own = dict(verdict.headers)
         if decision := own.get(PREFIX + b"decision"):
@@ -131,14 +131,12 @@ class ExtAuthzHttp(_Seen):
             send: As ASGI has it.
         """
         verdict = await self._ask(scope, receive)
-        headers = verdict.headers
         if verdict.status == 200:
-            headers = [*headers, (_REMOVE, b", ".join(self._removed(scope["headers"], verdict)))]
-        body = b"" if scope["method"] == "HEAD" else verdict.body
-        await send({"type": "http.response.start", "status": verdict.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            removed = b", ".join(self._removed(scope["headers"], verdict))
+            verdict = verdict._replace(headers=[*verdict.headers, (_REMOVE, removed)])
+        await send_answer(verdict, scope["method"], send)
 
-    async def _ask(self, scope: Scope, receive: Receive) -> DeciderAnswer:
+    async def _ask(self, scope: Scope, receive: Receive) -> Answer:
         peer = scope["client"][0] if scope.get("client") else None
         if not self._hosts.has(peer):
             return self._decider.refuse_stranger(peer)

@@ -19,7 +19,7 @@ from arx_caps.gateway.base.asgi import Receive, Scope, Send, read_body
 from arx_caps.gateway.base.bound_ids import BoundIds
 from arx_caps.gateway.base.settings import DeciderTerms
 from arx_caps.gateway.base.upstream_answer import UpstreamError
-from arx_caps.gateway.deciders.decider import Hosts, credentials_to_remove, identity_of, is_own
+from arx_caps.gateway.deciders.decider import Hosts, answer_of, credentials_to_remove, identity_of, is_own
 from arx_caps.gateway.deciders.protos import message
 from arx_caps.gateway.mcp.answers import AnsweredMessage, McpAnswers, result_with_meta, without_own
 from arx_caps.gateway.mcp.exchange import McpExchange
@@ -28,6 +28,7 @@ from arx_caps.mcp.errors import WireError
 from arx_caps.mcp.message import read_message, without_token, written
 from arx_verifier.enforcement.asgi.calls import UNSEEN
 from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.base.problems import Answer
 from arx_verifier.enforcement.base.routes import collect_headers
 from arx_verifier.enforcement.mcp.messages import META_KEY, McpMessage, Messages, budget_meta
 from arx_verifier.verification.grant import Grant
@@ -104,9 +105,9 @@ class ExtMcp:
         if len(request.mcp_request) > MAX_PARAMS:
             return _refused(result, f"expected at most {MAX_PARAMS} bytes of params")
         found: list[_Found] = []
-        status, answer = await self._ask(headers, body, found)
-        if not found or status != 200:
-            return _refused(result, **_problem(answer))
+        answer = await self._ask(headers, body, found)
+        if not found or answer.status != 200:
+            return _refused(result, **_problem(answer.body))
         [allowed] = found
         self._pass(result, request, params)
         result.metadata.update({"arx": self._keep(allowed)})
@@ -121,7 +122,7 @@ class ExtMcp:
         result.header_mutation.remove.extend(sorted(name.decode("latin-1") for name in gone))
         return result
 
-    async def _ask(self, headers: list[tuple[bytes, bytes]], body: bytes, found: list[_Found]) -> tuple[int, bytes]:
+    async def _ask(self, headers: list[tuple[bytes, bytes]], body: bytes, found: list[_Found]) -> Answer:
         pseudo = collect_headers([pair for pair in headers if pair[0].startswith(b":")])
         path, _, query = pseudo.get(b":path", b"/").partition(b"?")
         kept = [pair for pair in headers if not pair[0].startswith(b":") and not is_own(pair[0])]
@@ -139,17 +140,8 @@ class ExtMcp:
         credential = collect_headers(kept).get(b"authorization", b"").decode("latin-1").partition(" ")[2]
         if not is_access_token(credential.strip(" ")):
             scope[UNSEEN] = True  # a signature of the HTTP request covers a body that the proxy does not show
-        sent: list[Any] = []
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send(part: Any) -> None:
-            sent.append(part)
-
         described = functools.partial(self._described, found)
-        await before(self._resource, described)(scope, receive, send)
-        return sent[0]["status"], b"".join(part.get("body", b"") for part in sent[1:])
+        return await answer_of(before(self._resource, described), scope, body)
 
     async def _described(self, found: list[_Found], scope: Scope, receive: Receive, send: Send) -> None:
         """Decide on a described request, as ASGI has it; add what is allowed to the list."""

@@ -9,7 +9,9 @@ from typing import Final
 
 from arx_caps.gateway.base.asgi import Receive, Scope, Send
 from arx_caps.gateway.base.settings import DeciderTerms
-from arx_caps.gateway.deciders.decider import NO_BODY, Decider, DeciderAnswer, DescribedRequest, Hosts
+from arx_caps.gateway.deciders.decider import NO_BODY, Decider, DescribedRequest, Hosts
+from arx_verifier.enforcement.asgi.calls import send_answer
+from arx_verifier.enforcement.base.problems import Answer
 from arx_verifier.enforcement.base.routes import collect_headers
 
 # Of the question itself, or of the proxy: not of the client's request.
@@ -41,12 +43,9 @@ class ForwardAuth:
             receive: As ASGI has it; a question has no body.
             send: As ASGI has it.
         """
-        verdict = await self._ask(scope)
-        body = b"" if scope["method"] == "HEAD" else verdict.body
-        await send({"type": "http.response.start", "status": verdict.status, "headers": verdict.headers})
-        await send({"type": "http.response.body", "body": body})
+        await send_answer(await self._ask(scope), scope["method"], send)
 
-    async def _ask(self, scope: Scope) -> DeciderAnswer:
+    async def _ask(self, scope: Scope) -> Answer:
         peer = scope["client"][0] if scope.get("client") else None
         if not self._hosts.has(peer):
             return self._decider.refuse_stranger(peer)
