@@ -9,7 +9,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -86,7 +86,7 @@ class Isolation:
         Raises:
             SettingsError: The program's own folder cannot be made.
         """
-        return self._start((str(self.program.executable), *self.program.command[1:]))
+        return self.start_of((str(self.program.executable), *self.program.command[1:]))
 
     def start_of(self, command: tuple[str, ...]) -> Start:
         """Return the command that starts another program in the same isolation.
@@ -94,9 +94,6 @@ class Isolation:
         Args:
             command: An absolute path, and arguments.
         """
-        return self._start(command)
-
-    def _start(self, command: tuple[str, ...]) -> Start:
         if self.kind == "none":
             return Start(command=(*self.program.command[:1], *command[1:]))
         if not self.program.user:
@@ -227,11 +224,12 @@ def bubblewrap_command(program: Program) -> tuple[str, ...]:
         words += ["--symlink", str(path.readlink()), text] if path.is_symlink() else ["--ro-bind-try", text, text]
     for text in ETC:
         words += ["--ro-bind-try", text, text]
-    for path, writable in _mounts(program):
-        words += ["--bind" if writable else "--ro-bind", str(path), str(path)]
-    words += _masks(program)
-    for path, writable in _inner_mounts(program):
-        words += ["--bind" if writable else "--ro-bind", str(path), str(path)]
+    words += _binds(_mounts(program))
+    covered = _covered(program)
+    for path in covered:
+        words += ["--tmpfs", str(path)] if path.is_dir() else ["--ro-bind", "/dev/null", str(path)]
+    # The program's paths within a folder that is masked are mounted over it again.
+    words += _binds(mount for mount in program.own_paths() if is_within(mount[0], covered))
     return (*words, "--chdir", str(program.folder or program.home), "--remount-ro", "/")
 
 
@@ -254,17 +252,9 @@ def _covered(program: Program) -> list[Path]:
     return [path for path in program.protected if is_within(Path(os.path.realpath(path)), shown) and path.exists()]
 
 
-def _masks(program: Program) -> list[str]:
-    words: list[str] = []
-    for path in _covered(program):
-        words += ["--tmpfs", str(path)] if path.is_dir() else ["--ro-bind", "/dev/null", str(path)]
-    return words
-
-
-def _inner_mounts(program: Program) -> list[tuple[Path, bool]]:
-    """Return the paths of the program that are within a folder that is masked: they are mounted over it again."""
-    covered = _covered(program)
-    return [mount for mount in program.own_paths() if is_within(mount[0], covered)]
+def _binds(mounts: Iterable[tuple[Path, bool]]) -> Iterator[str]:
+    for path, writable in mounts:
+        yield from ("--bind" if writable else "--ro-bind", str(path), str(path))
 
 
 def systemd_command(program: Program, unit: str, environment: str) -> tuple[str, ...]:
