@@ -80,6 +80,26 @@ class Exchange:
             self._leave_if_elsewhere(error)
             raise as_store_error(error) from error
 
+    def read_together(self, *commands: tuple[Any, ...]) -> tuple[list[Any], str]:
+        """Return the answers of one server to several commands, and the Sentinels' or the cluster's name of it.
+
+        Args:
+            commands: The commands.
+
+        Raises:
+            StoreError: The store did not answer, or refused one of them.
+        """
+
+        def read() -> tuple[list[Any], str]:
+            with self.connection() as connection:
+                answers = ask(connection, *commands)
+                for answer in answers:
+                    if isinstance(answer, Exception):
+                        raise answer
+                return answers, str(getattr(connection, "node", ""))
+
+        return self.once(read)
+
     def call(self, function: str, keys: Iterable[str], *arguments: Any) -> Any:
         """Call a function of the store.
 

@@ -6,9 +6,8 @@ with each promotion and each restart.
 ``mint.revocation.store_history`` decides whether a store went back.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from arx_caps.revocation.exchange import ask
 from arx_caps.revocation.store import RevocationStore
 from arx_caps.revocation.wire import Header, Replication, StoreHistoryError, read_header, read_replication
 from arx_verifier.errors import StoreError
@@ -75,20 +74,11 @@ def look(store: RevocationStore) -> Look:
         StoreError: It does not answer, or is a replica.
         StoreHistoryError: The realm has no history in it.
     """
-    exchange = store.exchange
-
-    def see() -> tuple[list[Any], str]:
-        with exchange.connection() as connection:  # one connection: all answers come from the same server
-            answers = ask(connection, ("HMGET", store.keys.header, *FIELDS), ("INFO", "replication"), ("TIME",))
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
-            return answers, str(getattr(connection, "node", ""))
-
-    (fields, info, time), node = exchange.once(see)
+    commands = ("HMGET", store.keys.header, *FIELDS), ("INFO", "replication"), ("TIME",)
+    (fields, info, time), node = store.exchange.read_together(*commands)
     server = read_replication(info)
     if server.role != "master":
-        exchange.forget_connections()
+        store.exchange.forget_connections()
         raise StoreError("the server that answers is a replica")
     if fields[0] is None:
         raise StoreHistoryError("NOINIT", "the realm has no history in this store")

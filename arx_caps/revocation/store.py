@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import redis
 
 from arx_caps.revocation.confirm import wait_confirmed
-from arx_caps.revocation.exchange import Exchange, ask
+from arx_caps.revocation.exchange import Exchange
 from arx_caps.revocation.report import KillReport, name_risk
 from arx_caps.revocation.targets import is_tainted_kind, parse_targets
 from arx_caps.revocation.wire import (
@@ -414,17 +414,8 @@ class RevocationStore:
             StoreHistoryError: The realm has none in this store.
             StoreError: The store did not answer.
         """
-
-        def read() -> list[Any]:
-            with self.exchange.connection() as connection:
-                command = ("HMGET", self.keys.header, *HEADER_FIELDS)
-                answers = ask(connection, command, ("TIME",), ("INFO", "replication"))
-                for answer in answers:
-                    if isinstance(answer, Exception):
-                        raise answer
-                return answers
-
-        reply, at, info = self.exchange.once(read)
+        commands = ("HMGET", self.keys.header, *HEADER_FIELDS), ("TIME",), ("INFO", "replication")
+        (reply, at, info), _ = self.exchange.read_together(*commands)
         if reply[0] is None:
             raise StoreHistoryError("NOINIT", "the realm has no history in this store")
         at_ms = int(at[0]) * 1000 + int(at[1]) // 1000
