@@ -140,8 +140,7 @@ class ArxMiddleware:
             await self._other(scope, receive, send)
             return
         headers = collect_headers(scope["headers"])
-        client, forwarded = scope.get("client"), headers.get(b"x-forwarded-for")
-        peer = self._peers.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
+        peer = self._peers.of_scope(scope, headers)
         body: bytes | bytearray
         is_unread, has_more = False, None
         read_head: ReadHead | None = scope.get(HEAD)
@@ -259,8 +258,7 @@ class ArxMiddleware:
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Decide on the handshake of a WebSocket, which has no body."""
         headers = collect_headers(scope.get("headers", ()))
-        client, forwarded = scope.get("client"), headers.get(b"x-forwarded-for")
-        peer = self._peers.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
+        peer = self._peers.of_scope(scope, headers)
         screened = None
         try:
             await self._start_late()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The address of a caller behind trusted proxies, for the caveat ``net``.  SPEC 6.1."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from ipaddress import ip_network
-from typing import Final
+from typing import Any, Final
 
 from arx_verifier.addresses import Address, Network, read_address, write_address
 from arx_verifier.errors import SettingsError
@@ -55,6 +55,16 @@ class Peers:
             if address is None or not self._trusts(address):
                 break
         return write_address(address) if address is not None else None
+
+    def of_scope(self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> str | None:
+        """Return the address of the caller of an ASGI request; see ``of``.
+
+        Args:
+            scope: The scope.
+            headers: ``collect_headers`` of it.
+        """
+        client, forwarded = scope.get("client"), headers.get(b"x-forwarded-for")
+        return self.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
 
     def _trusts(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)

@@ -538,8 +538,7 @@ class Messages:
         await self._start()
         scope = None if message.carrier is None else message.carrier.scope
         headers = {} if scope is None else collect_headers(scope["headers"])
-        client, forwarded = scope and scope.get("client"), headers.get(b"x-forwarded-for")
-        peer = self._peers.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
+        peer = self._peers.of_scope(scope or {}, headers)
         try:
             if not self._knows(message):
                 raise RequestError(f"unknown method {message.method!r:.60}")
