@@ -8,7 +8,7 @@ challenges and refusals are those of the gateway's other doors.
 import ipaddress
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -29,7 +29,7 @@ from arx_verifier.verification.watch import WatchedCall
 
 Headers = list[tuple[bytes, bytes]]
 
-NO_BODY: Final = ("GET", "HEAD")  # the methods whose requests have none, unless the proxy says more.  SPEC 8.4
+_NO_BODY: Final = ("GET", "HEAD")  # the methods whose requests have none, unless the proxy says more.  SPEC 8.4
 _CREDENTIALS: Final = (b"authorization", b"dpop")  # the headers that have one
 PREFIX: Final = b"x-arx-"  # of the headers that the proxy sets, and that no client may
 _METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")  # RFC 9110 9.1
@@ -258,6 +258,19 @@ def _refused(answer: Answer) -> Answer:
     for name, member in ((b"reason", "code"), (b"decision", "decision")):
         kept.append((PREFIX + name, str(problem.get(member, "")).encode("ascii", "replace")))
     return answer._replace(headers=[*kept, _NO_STORE])
+
+
+def has_no_body(method: str, headers: Mapping[bytes, bytes], terms: DeciderTerms) -> bool:
+    """Return whether a request has no body, as its proxy says in the decider's header for that, or by its method.
+
+    Args:
+        method: Its method.
+        headers: As ``collect_headers`` returns them.
+        terms: The decider's table.
+    """
+    if terms.body_header:
+        return headers.get(terms.body_header.lower().encode()) == b"none"
+    return method in _NO_BODY
 
 
 def is_own(name: bytes) -> bool:

@@ -9,13 +9,13 @@ from typing import Any, Final
 from arx_caps.gateway.base.asgi import Receive, Scope, Send, read_body
 from arx_caps.gateway.base.settings import DeciderTerms
 from arx_caps.gateway.deciders.decider import (
-    NO_BODY,
     PREFIX,
     Decider,
     DescribedRequest,
     Headers,
     Hosts,
     credentials_to_remove,
+    has_no_body,
     is_own,
 )
 from arx_caps.gateway.deciders.protos import message
@@ -42,8 +42,7 @@ class _Seen:
     """
 
     def __init__(self, decider: Decider, terms: DeciderTerms) -> None:
-        self._decider, self._terms = decider, terms
-        self._hosts, self._body_header = Hosts(terms.hosts), terms.body_header.lower().encode()
+        self._decider, self._terms, self._hosts = decider, terms, Hosts(terms.hosts)
 
     async def _decide(
         self, method: str, target: bytes, headers: Headers, client: str | None, body: bytes, is_partial: bool
@@ -56,8 +55,7 @@ class _Seen:
             # If the proxy sends no bodies, against what this file states, none of them may pass for an empty one.
             seen = None if is_partial else body if body or not has_more else None
         else:
-            has_none = found.get(self._body_header) == b"none" if self._body_header else method in NO_BODY
-            seen = None if body or has_more or not has_none else b""
+            seen = None if body or has_more or not has_no_body(method, found, self._terms) else b""
         kept = [pair for pair in headers if pair[0] not in _NOT_DESCRIBED and not pair[0].startswith(b":")]
         return await self._decider.decide(DescribedRequest(method, target, kept, client, seen))
 

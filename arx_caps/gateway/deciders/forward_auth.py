@@ -9,7 +9,7 @@ from typing import Final
 
 from arx_caps.gateway.base.asgi import Receive, Scope, Send
 from arx_caps.gateway.base.settings import DeciderTerms
-from arx_caps.gateway.deciders.decider import NO_BODY, Decider, DescribedRequest, Hosts
+from arx_caps.gateway.deciders.decider import Decider, DescribedRequest, Hosts, has_no_body
 from arx_verifier.enforcement.asgi.calls import send_answer
 from arx_verifier.enforcement.base.problems import Answer
 from arx_verifier.enforcement.base.routes import collect_headers
@@ -32,8 +32,7 @@ class ForwardAuth:
     """
 
     def __init__(self, decider: Decider, terms: DeciderTerms) -> None:
-        self._decider, self._body_header = decider, terms.body_header.lower().encode()
-        self._hosts = Hosts(terms.hosts)
+        self._decider, self._terms, self._hosts = decider, terms, Hosts(terms.hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
         """Answer one question.
@@ -54,11 +53,5 @@ class ForwardAuth:
         target = headers.get(b"x-forwarded-uri", b"")
         # Of two headers, one may be the client's: both together are no method and no target.
         kept = [pair for pair in scope["headers"] if pair[0].lower() not in _NOT_DESCRIBED]
-        return await self._decider.decide(
-            DescribedRequest(method, target, kept, peer, b"" if self._has_no_body(method, headers) else None)
-        )
-
-    def _has_no_body(self, method: str, headers: dict[bytes, bytes]) -> bool:
-        if self._body_header:
-            return headers.get(self._body_header) == b"none"
-        return method in NO_BODY
+        body = b"" if has_no_body(method, headers, self._terms) else None
+        return await self._decider.decide(DescribedRequest(method, target, kept, peer, body))
