@@ -158,16 +158,12 @@ class Gateway:
 
     def _unchanged(self, name: str, terms: UpstreamTerms | DeciderTerms, settings: GatewaySettings) -> bool:
         """Return whether an upstream can go on; one with a secret that may differ is begun anew."""
-        if isinstance(terms, UpstreamTerms):
-            secrets = [terms.credential.source] if terms.credential else [*terms.env.values()]
-        else:
-            secrets = [*terms.peps.values()]
         return (
             settings.tables.get(name) == terms
             and settings.gateway == self._settings.gateway
             and terms.openapi is None
             and getattr(terms, "catalogue", None) is None
-            and not any(each.startswith(("file:", "keyring:")) for each in secrets)
+            and not any(each.startswith(("file:", "keyring:")) for each in terms.sources)
         )
 
     async def _leave(self, upstream: Running) -> None:

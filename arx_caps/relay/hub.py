@@ -117,7 +117,7 @@ class Hub:
 
     # Called by upstream.
 
-    def take_entry(self, entry: EpochEntry, *, in_order: bool) -> None:
+    def take_entry(self, entry: EpochEntry, in_order: bool) -> None:
         """Keep an entry for later probes, and push it to every follower.
 
         Args:

@@ -32,7 +32,7 @@ class Granted(NamedTuple):
 class Hearer(Protocol):
     """Receives what the follower learns, in its own event loop."""
 
-    def take_entry(self, entry: EpochEntry, *, in_order: bool) -> None:
+    def take_entry(self, entry: EpochEntry, in_order: bool) -> None:
         """Take a new entry."""
 
     def take_grant(self, granted: Granted) -> None:
@@ -115,11 +115,8 @@ class Passing(Following):
         new = entry.seq > self._state.applied
         in_order = super()._apply(entry)
         if new:
-            self._hand(self._hand_entry, entry, in_order)
+            self._hand(self._hearer.take_entry, entry, in_order)
         return in_order
-
-    def _hand_entry(self, entry: EpochEntry, in_order: bool) -> None:
-        self._hearer.take_entry(entry, in_order=in_order)
 
 
 class Upstream(Passing, Follower):

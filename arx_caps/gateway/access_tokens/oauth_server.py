@@ -24,15 +24,13 @@ class ServerMetadata:
     Args:
         mint: The mint.
         own: The service's own key, which signs the proof of the request.
+
+    Attributes:
+        issuer: The mint's public base URL.
     """
 
     def __init__(self, mint: MintClient, own: ServiceIdentity) -> None:
-        self._issuer, self._kept = mint.issuer, KeptAnswer(mint, own, PATHS[0], KEPT_S)
-
-    @property
-    def issuer(self) -> str:
-        """The mint's public base URL."""
-        return self._issuer
+        self.issuer, self._kept = mint.issuer, KeptAnswer(mint, own, PATHS[0], KEPT_S)
 
     async def document(self) -> bytes:
         """Return the document.

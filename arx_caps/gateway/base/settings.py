@@ -323,6 +323,11 @@ class UpstreamTerms(GuardTerms, frozen=True, kw_only=True):
         return self.credential is not None and self.credential.connection is not None
 
     @property
+    def sources(self) -> list[str]:
+        """Where its secrets are, and its plain variables."""
+        return [*self.env.values(), *([self.credential.source] if self.credential else [])]
+
+    @property
     def timeout_s(self) -> float:
         """``timeout_ms``, s."""
         return self.timeout_ms / 1000
@@ -397,6 +402,11 @@ class DeciderTerms(GuardTerms, frozen=True, kw_only=True):
     actions: dict[ActionName, ActionTerms] = field(default_factory=dict)
     subjects: dict[str, str] = field(default_factory=dict)
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> list[str]:
+        """Where its secrets are."""
+        return [*self.peps.values()]
 
     @property
     def is_grpc(self) -> bool:
@@ -480,11 +490,8 @@ class GatewaySettings(NamedTuple):
         for name, terms in self.tables.items():
             service = self.service_file(name)
             found += [service, service.with_suffix(".key"), self.tools_file(name)]
-            if isinstance(terms, UpstreamTerms):
-                sources = [*terms.env.values(), terms.credential.source if terms.credential else ""]
-            else:
-                sources = [*terms.peps.values()]
-            found += [self.folder / each.removeprefix("file:") for each in sources if each.startswith("file:")]
+            files = [each for each in terms.sources if each.startswith("file:")]
+            found += [self.folder / each.removeprefix("file:") for each in files]
         return tuple(dict.fromkeys(path.absolute() for path in found))
 
 
