@@ -5,7 +5,7 @@ import base64
 import hashlib
 import hmac
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -55,104 +55,71 @@ class Notice(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """How a kind of event is shown: its title, and where console and command line show more."""
+    """How a kind of event is shown, where ``{name}`` is a fact: its title, and where console and command show more."""
 
-    title: Callable[[Mapping[str, Any]], str]
-    page: Callable[[Mapping[str, Any]], str]
-    command: Callable[[Mapping[str, Any]], str]
+    title: str
+    page: str = ""  # below /console
+    command: str = "arx doctor"
 
 
 def _targets(verb: str) -> _Form:
-    return _Form(
-        lambda facts: f"{verb}: {_several(facts, 'targets')}",
-        lambda facts: f"/console/kills/{facts['seq']}",
-        lambda facts: f"arx kills show {facts['seq']}",
-    )
+    return _Form(f"{verb}: {{targets}}", "/kills/{seq}", "arx kills show {seq}")
 
 
 def _verifiers(text: str) -> _Form:
-    return _Form(
-        lambda facts: f"{text}: {_several(facts, 'verifiers')}",
-        lambda _: "/console/verifiers",
-        lambda _: "arx verifier list --all",
-    )
-
-
-def _fixed(text: str, page: str = "", command: str = "arx doctor") -> _Form:
-    """Return the form of a text, in which ``{name}`` is a fact."""
-    return _Form(lambda facts: _filled(text, facts), lambda _: f"/console{page}", lambda _: command)
+    return _Form(f"{text}: {{verifiers}}", "/verifiers", "arx verifier list --all")
 
 
 def _operator(text: str) -> _Form:
-    return _Form(
-        lambda facts: _filled(text, facts),
-        lambda _: "/console/sign-ins",
-        lambda facts: f"arx operator show {facts['operator']}",
-    )
-
-
-def _filled(text: str, facts: Mapping[str, Any]) -> str:
-    return text.format_map(defaultdict(lambda: "?", facts))  # a missing fact must not keep the rest from being sent
+    return _Form(text, "/sign-ins", "arx operator show {operator}")
 
 
 def _agents(text: str) -> _Form:
-    return _Form(
-        lambda facts: text.format(name=_several(facts, "agents")),
-        lambda _: "/console/top",
-        lambda _: "arx audit top --by agent,reason --order refused --since 10m",
-    )
+    return _Form(text, "/top", "arx audit top --by agent,reason --order refused --since 10m")
 
 
 def _webhook(text: str) -> _Form:
-    return _fixed(text, "/notifications", "arx webhook list")
+    return _Form(text, "/notifications", "arx webhook list")
 
 
 def _key(text: str) -> _Form:
-    return _fixed(text, "/keys", "arx key list")
+    return _Form(text, "/keys", "arx key list")
 
 
 _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
     {
-        APPROVAL_ASKED: _Form(
-            lambda facts: f"An approval waits: {facts['tool']}",
-            lambda facts: f"/console/approvals/{facts['approval']}",
-            lambda facts: f"arx approval show {facts['approval']}",
-        ),
+        APPROVAL_ASKED: _Form("An approval waits: {tool}", "/approvals/{approval}", "arx approval show {approval}"),
         KILLED: _targets("Killed"),
         FROZEN: _targets("Frozen"),
         THAWED: _targets("Thawed"),
-        LOG_HALTED: _fixed("The audit log is halted"),
-        LOG_RESUMED: _fixed("The audit log is signed again"),
+        LOG_HALTED: _Form("The audit log is halted"),
+        LOG_RESUMED: _Form("The audit log is signed again"),
         VERIFIERS_LATE: _verifiers("Verifiers are late"),
         VERIFIERS_BACK: _verifiers("Verifiers are back"),
         WATCH_ENDS: _verifiers("Verifiers that watch enforce within three days"),
-        REFUSALS_HIGH: _agents("Many refused calls of {name}"),
-        REFUSALS_NORMAL: _agents("No longer many refused calls of {name}"),
-        "records.disputed": _fixed("Two different records at one position of a run", "/search", DISPUTES),
-        "log.pruned": _fixed("Records of the audit log were pruned", "/search", "arx audit check"),
-        "log.erased": _fixed("Bodies of the audit log were erased", "/search", "arx audit check"),
-        "log.recovered": _fixed("The audit log was written again from its files", "/search", "arx audit check"),
+        REFUSALS_HIGH: _agents("Many refused calls of {agents}"),
+        REFUSALS_NORMAL: _agents("No longer many refused calls of {agents}"),
+        "records.disputed": _Form("Two different records at one position of a run", "/search", DISPUTES),
+        "log.pruned": _Form("Records of the audit log were pruned", "/search", "arx audit check"),
+        "log.erased": _Form("Bodies of the audit log were erased", "/search", "arx audit check"),
+        "log.recovered": _Form("The audit log was written again from its files", "/search", "arx audit check"),
         "operator.enrolled": _operator("Operator added: {operator}, with the role {role}"),
         "operator.removed": _operator("Operator removed: {operator}"),
         "operator.role_changed": _operator("Operator {operator} has another role: {role}, before {before}"),
         "operator.keys_changed": _operator("Operator {operator} has other keys"),
         "operator.recovered": _operator("Break-glass: the mint's host made {operator} an admin with a new key"),
-        "policy.loaded": _fixed("A policy was loaded", "/policy", "arx policy show"),
+        "policy.loaded": _Form("A policy was loaded", "/policy", "arx policy show"),
         "key.rotated": _key("Root key rotated: {key}"),
         "key.retired": _key("Root key retired: {key}"),
         "key.resealed": _key("The root keys were sealed again"),
         "service.key_replaced": _key("Audience key replaced: {audience}"),
         "signing_key.created": _key("Signing key of access tokens made: {key}"),
-        "epoch.rotated": _fixed("Every older token is revoked: a new history of kills begins", command="arx status"),
-        "mint.issuer_changed": _fixed("The issuer of the realm is now {issuer}", command="arx status"),
+        "epoch.rotated": _Form("Every older token is revoked: a new history of kills begins", command="arx status"),
+        "mint.issuer_changed": _Form("The issuer of the realm is now {issuer}", command="arx status"),
         "webhook.added": _webhook("Webhook added: {origin}"),
         "webhook.removed": _webhook("Webhook removed: {webhook}"),
         "webhook.gone": _webhook("Webhook gone: {webhook} answered 410"),
-        HEARTBEAT: _Form(
-            lambda facts: "The realm is ready" if facts["ready"] else "The realm is not ready",
-            lambda _: "/console",
-            lambda _: "arx doctor",
-        ),
+        HEARTBEAT: _Form("The realm is ready"),
     }
 )
 
@@ -167,11 +134,7 @@ def body_of(notice: Notice, realm: Realm, form: Format) -> bytes:
     """
     if form == "get":
         return b""
-    # During an update, a newer mint may have queued a kind that this one does not know.
-    shown = _FORMS.get(notice.kind) or _fixed(notice.kind)
-    # A test has the type of a kind and none of its facts: what it shows must not pass for an event.
-    if "test" in notice.facts:
-        shown = _webhook("A test of this webhook" if notice.kind == TEST else f"A test, no event: {notice.kind}")
+    shown = _form_of(notice)
     time = datetime.fromtimestamp(notice.at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     message = {
         "version": VERSION,
@@ -179,10 +142,10 @@ def body_of(notice: Notice, realm: Realm, form: Format) -> bytes:
         "type": notice.kind,
         "timestamp": time,
         "realm": realm.name,
-        "text": shown.title(notice.facts),
+        "text": _filled(shown.title, notice.facts),
         "data": dict(notice.facts),
-        "link": realm.issuer + quote(shown.page(notice.facts)),
-        "command": shown.command(notice.facts),
+        "link": realm.issuer + quote(_filled(f"/console{shown.page}", notice.facts)),
+        "command": _filled(shown.command, notice.facts),
     }
     return msgspec.json.encode(message if form == "json" else _for_slack(message))
 
@@ -200,6 +163,27 @@ def sign(secret: str, notice_id: str, at_s: int, body: bytes) -> dict[str, str]:
     signed = hmac.new(key, f"{notice_id}.{at_s}.".encode() + body, hashlib.sha256).digest()
     signature = f"v1,{base64.b64encode(signed).decode()}"
     return {"webhook-id": notice_id, "webhook-timestamp": str(at_s), "webhook-signature": signature}
+
+
+def _form_of(notice: Notice) -> _Form:
+    # A test has the type of a kind and none of its facts: what it shows must not pass for an event.
+    if "test" in notice.facts:
+        return _webhook("A test of this webhook" if notice.kind == TEST else f"A test, no event: {notice.kind}")
+    if notice.kind == HEARTBEAT and not notice.facts["ready"]:
+        return _Form("The realm is not ready")
+    # During an update, a newer mint may have queued a kind that this one does not know.
+    return _FORMS.get(notice.kind) or _Form(notice.kind)
+
+
+def _filled(text: str, facts: Mapping[str, Any]) -> str:
+    """Return a text with its facts: of several names the first, and how many more there are."""
+    more = facts.get("count", 1) - 1
+    shown = {name: value[0] if isinstance(value, list) and value else value for name, value in facts.items()}
+    if more:
+        shown |= {
+            name: f"{shown[name]} and {more} more" for name in ("targets", "verifiers", "agents") if name in shown
+        }
+    return text.format_map(defaultdict(lambda: "?", shown))  # a missing fact must not keep the rest from being sent
 
 
 def _for_slack(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,9 +216,3 @@ def _escaped(text: str) -> str:
 
 def _fact_text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _several(facts: Mapping[str, Any], name: str) -> str:
-    """Return the first of several names, and how many more there are."""
-    more = facts["count"] - 1
-    return str(facts[name][0]) + (f" and {more} more" if more else "")
