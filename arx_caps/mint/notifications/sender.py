@@ -136,11 +136,7 @@ class NotificationSender:
                 row = self._db.notifications.claim(webhook, CLAIM_MS) if receiver is not None else None
                 if receiver is None or row is None:
                     return
-                try:
-                    outcome = self._send(receiver, Notice(row.id, row.kind, row.at_ms, row.facts))
-                except SettingsError as error:  # this mint was not restarted after a reseal
-                    outcome = Outcome(None, str(error))
-                self._settle(row, outcome)
+                self._settle(row, self._attempt(receiver, Notice(row.id, row.kind, row.at_ms, row.facts)))
 
     def _beat(self, receiver: WebhookRow) -> None:
         """Send a heartbeat to a receiver that waits for one; an attempt that fails is not repeated."""
@@ -155,16 +151,19 @@ class NotificationSender:
         if receiver.ended_at is not None or not self._db.webhooks.claim_beat(receiver):
             return
         notice = Notice(f"n-{secrets.token_hex(12)}", HEARTBEAT, now_ms(), {**facts, "interval_ms": interval_ms})
-        try:
-            outcome = self._send(receiver, notice)
-        except SettingsError as error:  # this mint was not restarted after a reseal
-            outcome = Outcome(None, str(error))
+        outcome = self._attempt(receiver, notice)
         self._db.webhooks.settle_beat(receiver.id, outcome.error)
         self._end_if_gone(receiver.id, outcome)
 
     def _end_if_gone(self, webhook: str, outcome: Outcome) -> None:
         if outcome.status == GONE:
             self._db.webhooks.end(webhook, Event.of("webhook.gone", "mint", webhook=webhook))
+
+    def _attempt(self, receiver: WebhookRow, notice: Notice) -> Outcome:
+        try:
+            return self._send(receiver, notice)
+        except SettingsError as error:  # this mint was not restarted after a reseal
+            return Outcome(None, str(error))
 
     def _send(self, receiver: WebhookRow, notice: Notice) -> Outcome:
         return send_notice(open_receiver(self._roots, receiver), receiver.format, notice, self._realm)

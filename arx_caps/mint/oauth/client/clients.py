@@ -302,9 +302,8 @@ def _by_assertion(mint: MintContext, unit: UnitOfWork, form: Mapping[str, str]) 
     now, until = now_ms(), claims.exp * 1000  # not an integer yet: it may be infinite
     audiences = (claims.aud,) if isinstance(claims.aud, str) else claims.aud
     # The issuer alone: an assertion that names two servers could be used by one of them at the other.
-    if claims.iss != claims.sub or audiences != (mint.realm.issuer,):
-        raise OAuthError("invalid_client", _WRONG)
-    if not now < until <= now + ASSERTION_MS + AHEAD_MS:
+    is_for_us = claims.iss == claims.sub and audiences == (mint.realm.issuer,)
+    if not is_for_us or not now < until <= now + ASSERTION_MS + AHEAD_MS:
         raise OAuthError("invalid_client", _WRONG)
     unit.spend("client assertion", row.id, claims.jti, int(until))
     return row
