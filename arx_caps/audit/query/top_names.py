@@ -12,15 +12,13 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.audit.ingest.place import SESSION
 from arx_caps.audit.store.tables import NODE, STATE, TOTAL
-from arx_caps.audit.store.time_totals import DAY, HOUR, KINDS, MINUTE, SPANS_MS, span_at
+from arx_caps.audit.store.time_totals import ALL, DAY, HOUR, KINDS, MINUTE, SPANS_MS, SUMS, span_at
 from arx_verifier.clock import now_ms
 
 MAX_TOP: Final = 100
-_ALL: Final = 0
 # A long time is asked for in hours or days: no answer adds up thousands of minutes.
 _IN_MINUTES_MS: Final = 6 * SPANS_MS[HOUR]
 _IN_HOURS_MS: Final = 14 * SPANS_MS[DAY]
-_COUNTS: Final = ("allow", "deny", "ended", "counted", "other")
 
 
 class OutcomeCounts(NamedTuple):
@@ -119,7 +117,7 @@ def top(
     unit = _unit(since_ms, until_ms)
     stretches = list(_stretches(since_ms, until_ms, unit))
     named = _rows(KINDS[by], stretches).subquery().c
-    sums = [func.sum(named[name]) for name in _COUNTS]
+    sums = [func.sum(named[name]) for name in SUMS]
     refused = named.deny + named.ended + named.counted
     most = func.sum(refused if order == "refused" else named.allow + refused)
     # One sum for all names, and the others for the few that are shown: in one query they take twice as long.
@@ -168,12 +166,10 @@ def series(
         name: The name whose records are counted.
     """
     unit = _unit(since_ms, until_ms)
-    step, what = SPANS_MS[unit], _ALL if by is None else KINDS[by]
+    step, what = SPANS_MS[unit], ALL if by is None else KINDS[by]
     first, end = span_at(since_ms, step), _end(now_ms() if until_ms is None else until_ms, step) // step
     row = (TOTAL.c.what == what, TOTAL.c.span == unit, TOTAL.c.name == name, TOTAL.c.at >= first, TOTAL.c.at < end)
-    found = connection.execute(
-        select(TOTAL.c.at, *(TOTAL.c[each] for each in _COUNTS)).where(*row).order_by(TOTAL.c.at)
-    )
+    found = connection.execute(select(TOTAL.c.at, *(TOTAL.c[each] for each in SUMS)).where(*row).order_by(TOTAL.c.at))
     points = [(at * step, _counts(counts)) for at, *counts in found]
     total = OutcomeCounts(*map(sum, zip(*(counts for _, counts in points), strict=True))) if points else OutcomeCounts()
     size = int(connection.execute(select(STATE.c.counted)).scalar_one())
@@ -195,9 +191,9 @@ def sum_of(
     minute = SPANS_MS[MINUTE]
     if (since_ms or 0) % minute or (until_ms or 0) % minute:
         return None
-    what = _ALL if by is None else KINDS[by]
+    what = ALL if by is None else KINDS[by]
     rows = _rows(what, list(_stretches(since_ms or 0, until_ms, MINUTE))).subquery().c
-    sums = select(*(func.sum(rows[each]) for each in _COUNTS))
+    sums = select(*(func.sum(rows[each]) for each in SUMS))
     # A span that has too many names has some of them under the empty one.
     if by is not None and any(_counts(connection.execute(sums.where(rows.name == "")).one())):
         return None
@@ -232,7 +228,7 @@ def _stretches(since_ms: int, until_ms: int | None, unit: int) -> Iterator[_Stre
 
 
 def _rows(what: int, stretches: list[_Stretch]) -> Any:
-    columns = [TOTAL.c[name] for name in ("name", *_COUNTS)]
+    columns = [TOTAL.c[name] for name in ("name", *SUMS)]
     selects = []
     for stretch in stretches:
         within: list[ColumnElement[bool]] = [TOTAL.c.what == what, TOTAL.c.span == stretch.span]

@@ -93,11 +93,11 @@ def _fold_full(connection: Connection, minutes: Sequence[int]) -> None:
                         connection.execute(_DROP, which)
 
 
-_SUMS: Final = ("allow", "deny", "ended", "counted", "other")
+SUMS: Final = ("allow", "deny", "ended", "counted", "other")
 _ON_CONFLICT: Final = "ON CONFLICT (what, span, at, name) DO UPDATE SET " + ", ".join(
-    f"{name} = log_total.{name} + excluded.{name}" for name in _SUMS
+    f"{name} = log_total.{name} + excluded.{name}" for name in SUMS
 )
-_INTO: Final = f"INSERT INTO log_total (what, span, at, name, {', '.join(_SUMS)})"
+_INTO: Final = f"INSERT INTO log_total (what, span, at, name, {', '.join(SUMS)})"
 _COUNTS: Final = ", ".join(
     (
         f"count(*) FILTER (WHERE outcome = {ALLOW}) AS allow",
@@ -153,11 +153,11 @@ _IS_FULL: Final = text(f"SELECT 1 FROM log_total WHERE {_SPAN} LIMIT 1 OFFSET {F
 _LEAST: Final = f"{_SPAN} AND name NOT IN ({{0}}) AND name NOT IN ({{1}})".format(
     *(
         f"SELECT name FROM log_total WHERE {_SPAN} ORDER BY {order} DESC, name LIMIT {KEPT}"  # noqa: S608 - constants
-        for order in (" + ".join(_SUMS), "deny + ended + counted")
+        for order in (" + ".join(SUMS), "deny + ended + counted")
     )
 )
 _FOLD: Final = text(
-    f"{_INTO} SELECT :what, :span, :at, '', {', '.join(f'sum({name})' for name in _SUMS)} "  # noqa: S608 - constants
+    f"{_INTO} SELECT :what, :span, :at, '', {', '.join(f'sum({name})' for name in SUMS)} "  # noqa: S608 - constants
     f"FROM log_total WHERE {_LEAST} {_ON_CONFLICT}"
 )
 _DROP: Final = text(f"DELETE FROM log_total WHERE {_LEAST}")  # noqa: S608 - constants
