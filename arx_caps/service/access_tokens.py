@@ -30,10 +30,12 @@ class OpenedHandle(NamedTuple):
     Attributes:
         bundle: The task's token for the service, a secret.
         scopes: By scope that the client may ask for, the tools of the service that it allows.
+        expires_at: When the access token expires, ms since the Unix epoch.
     """
 
     bundle: Bundle
     scopes: dict[str, tuple[str, ...]]
+    expires_at: int
 
     def __repr__(self) -> str:
         return "<OpenedHandle>"
@@ -95,6 +97,7 @@ class _Discharge(msgspec.Struct, frozen=True):
 
 class _Opened(msgspec.Struct, frozen=True):
     sealed: str
+    expires_at: int
 
 
 class _Content(msgspec.Struct, frozen=True):
@@ -146,7 +149,7 @@ def open_access_token(mint: MintClient, key: SigningKey, token: str) -> OpenedHa
     with _reading(mint):
         opened = msgspec.convert(answer, _Opened)
         content = msgspec.json.decode(open_seal(opened.sealed, own), type=_Content)
-        return OpenedHandle(Bundle.parse(content.bundle), content.scopes)
+        return OpenedHandle(Bundle.parse(content.bundle), content.scopes, opened.expires_at)
 
 
 def ask_approval(
