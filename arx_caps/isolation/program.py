@@ -294,12 +294,12 @@ def _hops(path: Path, search: str, changeable: list[Path]) -> Iterator[Path]:
         if is_within(path, changeable) or is_within(_real(path.parent), changeable):
             continue
         yield path
-        if path.is_symlink():
+        place = _real(path.parent) / path.name  # from which the kernel follows a link
+        if place != path:
+            waiting.append(place)
+        elif path.is_symlink():
             waiting.append(Path(os.path.normpath(path.parent / path.readlink())))
-            continue
-        if (real := _real(path)) != path:
-            yield real
-        if (interpreter := _interpreter(path, search)) is not None:
+        elif (interpreter := _interpreter(path, search)) is not None:
             waiting.append(interpreter)
 
 

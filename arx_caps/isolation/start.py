@@ -242,8 +242,11 @@ def _disables_namespaces() -> bool:
 
 def _mounts(program: Program) -> list[tuple[Path, bool]]:
     """Return the program's own files and paths, each with whether it may write there; outer ones first."""
-    needed = [(path, False) for path in program.needed()]
-    return sorted([*needed, *program.own_paths()], key=lambda mount: len(mount[0].parts))
+    own, needed = program.own_paths(), program.needed()
+    shown = [*needed, *(path for path, _ in own)]
+    # What is within another one is there with it, and no mount can be made on a link.
+    alone = [path for path in needed if not any(path != each and path.is_relative_to(each) for each in shown)]
+    return sorted([*((path, False) for path in alone), *own], key=lambda mount: len(mount[0].parts))
 
 
 def _covered(program: Program) -> list[Path]:

@@ -118,6 +118,30 @@ def test_a_program_of_a_virtual_environment(program: Program, tmp_path: Path) ->
         assert done.stdout == b"runs\n", (name, done)
 
 
+@BOXED
+@pytest.mark.parametrize("shown", [(), ("shown",)])
+def test_a_program_behind_links(program: Program, tmp_path: Path, shown: tuple[str, ...]) -> None:
+    """It is a link in a folder of ``reads``, or a relative one in a folder of programs that is a link itself."""
+    for name in ("shown", "linked", "kept/bin", "kept/lib"):
+        (tmp_path / name).mkdir(parents=True)
+    script = tmp_path / "kept" / "lib" / "real"
+    script.write_text("#!/bin/sh\necho runs\n")
+    script.chmod(0o755)
+    (tmp_path / "shown" / "program").symlink_to("../kept/lib/real")
+    (tmp_path / "kept" / "bin" / "program").symlink_to("../lib/real")
+    (tmp_path / "linked" / "bin").symlink_to("../kept/bin")
+    for place in ("shown/program", "linked/bin/program", "kept/bin/program"):
+        named = dataclasses.replace(
+            program, command=(str(tmp_path / place),), reads=tuple(tmp_path / each for each in shown)
+        )
+        isolation = isolate(named, "auto")
+        done = subprocess.run(
+            isolation.start().command, env=dict(isolation.environment), capture_output=True, check=False
+        )
+        isolation.close()
+        assert done.stdout == b"runs\n", (place, done)
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
