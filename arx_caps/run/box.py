@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import arx_caps.run.loopback as loopback
-from arx_caps.isolation.choice import tried
+from arx_caps.isolation.choice import kind_that_works, tried
 from arx_caps.isolation.program import Program
 from arx_caps.isolation.start import Isolation, IsolationError, bubblewrap_start
 from arx_verifier.errors import SettingsError
@@ -69,8 +69,11 @@ def open_box(
     try:
         return tried(bubblewrap_start(given.resolved()))
     except IsolationError as error:
-        missing = shutil.which("bwrap") is None
-        why = "bwrap not found: install bubblewrap" if missing else f"{error}: allow user namespaces on this machine"
+        why = str(error)
+        if shutil.which("bwrap") is None:
+            why = "bwrap not found: install bubblewrap"
+        elif kind_that_works() != "bubblewrap":  # else it is of this command's files alone
+            why += ": allow user namespaces on this machine"
         raise SettingsError(f"no box: {why}, {_BESIDE}") from None
 
 

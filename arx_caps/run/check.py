@@ -24,7 +24,14 @@ _URL: Final = f"https://{_HOST}/"
 _ANSWER: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\nconnection: close\r\n\r\nthe front"
 _REASON: Final = re.compile("error|fatal|curl:", re.IGNORECASE)
 _SOCKET: Final = "front.sock"
-_NODE: Final = f"fetch('{_URL}').catch(error => {{ console.error(String(error.cause ?? error)); process.exit(1) }})"
+_NODE: Final = f"""
+fetch('{_URL}').catch(error => {{
+  const knows = process.allowedNodeEnvironmentFlags.has('--use-env-proxy')
+  const why = knows ? '' : `: Node ${{process.version}} follows no proxy, 22.21 and 24 do`
+  console.error(`${{error.cause ?? error}}${{why}}`)
+  process.exit(1)
+}})
+"""
 # The request of each program, and its host.
 _PROGRAMS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "git": (_HOST, ("git", "ls-remote", f"{_URL}acme/app")),
@@ -80,7 +87,7 @@ async def check(folder: Path, reads: tuple[Path, ...]) -> list[ProgramCheck]:
     """Return what was found of each program.
 
     Args:
-        folder: An empty folder that only this user can enter.
+        folder: A folder of this run, as of ``run_folder``.
         reads: What else the programs may read.
 
     Raises:

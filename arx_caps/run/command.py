@@ -15,9 +15,8 @@ from arx_caps.http.process import hide_memory
 from arx_caps.run.authority import RunAuthority
 from arx_caps.run.box import kept_terminal, signal_box
 from arx_caps.run.front import Front
-from arx_caps.run.loopback import SIGNALS
+from arx_caps.run.loopback import NOT_EXECUTABLE, NOT_FOUND, SIGNALS, why_not_started
 
-_NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # as shells exit
 _OF_TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGCONT, signal.SIGWINCH)
 _AGAIN_S: Final = 0.01  # until a box has its first process
 
@@ -77,8 +76,8 @@ class RunningCommand:
                 with kept_terminal():
                     return await self._wait(launch)
             except OSError as error:
-                self._report(f"{self._name}: {error.strerror}")
-                return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
+                self._report(f"{self._name}: {why_not_started(error)}")
+                return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
 
     async def _wait(self, launch: Launch) -> int:
         self._is_boxed = launch.is_boxed

@@ -52,6 +52,7 @@ def environment(
     """
     found = {name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith("LC_")}
     found |= {name: os.environ[name] for name in passed if name in os.environ}
+    found.setdefault("PATH", os.defpath)
     found |= {"HOME": str(home), "HTTPS_PROXY": proxy, "https_proxy": proxy, "NO_PROXY": "", "no_proxy": ""}
     found |= dict.fromkeys(_AUTHORITIES, str(ca_file))
     # Else git with GnuTLS reads all authorities of the machine for each connection, 0.1 s.

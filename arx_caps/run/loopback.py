@@ -108,6 +108,13 @@ def copy_size(terminal: int) -> None:
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, fcntl.ioctl(1, termios.TIOCGWINSZ, struct.pack("HHHH", 0, 0, 0, 0)))
 
 
+def why_not_started(error: OSError) -> str:
+    """Return why a program cannot be started, in words for people."""
+    if error.errno == errno.ENOEXEC:
+        return "neither a program of this machine nor a script that begins with #!"
+    return str(error.strerror)
+
+
 def become(command: list[str], terminal: int | None) -> None:
     """Become the command, in a session of its own, with a terminal if there is one."""
     try:
@@ -123,7 +130,7 @@ def become(command: list[str], terminal: int | None) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.execvp(command[0], command)  # noqa: S606  no shell is wanted
     except OSError as error:
-        print(f"arx run: {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
+        print(f"arx run: {command[0]}: {why_not_started(error)}", file=sys.stderr, flush=True)
         os._exit(NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE)
 
 

@@ -54,6 +54,14 @@ def test_no_variable_of_the_starter_goes_in_unless_it_is_named(tmp_path: Path, m
     }
 
 
+def test_a_starter_without_a_path_gives_the_usual_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A service may have none; programs of the system are found.
+    """
+    monkeypatch.delenv("PATH")
+    assert f"PATH={os.defpath}" in output(made(tmp_path), "/usr/bin/env").splitlines()
+
+
 @pytest.mark.parametrize("address", ["git@github.com:acme/app.git", "ssh://git@github.com/acme/app.git"])
 def test_git_takes_https_for_ssh(tmp_path: Path, address: str) -> None:
     """

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -299,6 +300,50 @@ def test_the_status_is_that_of_the_command(place: Place, command: tuple[str, ...
     Also of one that a signal ends, that is not found or that cannot be executed.
     """
     assert place.world.run(*command).returncode == status
+
+
+def test_a_script_without_its_interpreter_is_named(place: Place, tmp_path: Path) -> None:
+    """
+    A shell would run it; the kernel does not.
+    """
+    (tmp_path / "script").write_text("exit 0\n")
+    (tmp_path / "script").chmod(0o755)
+    done = place.world.run("./script", cwd=tmp_path)
+    assert done.returncode == 126
+    assert "./script: neither a program of this machine nor a script that begins with #!\n" in done.stderr
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder in which a socket's path is not too long."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        yield Path(name)
+
+
+def test_a_killed_run_leaves_its_folder_to_the_next_start(
+    place: Place, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The next start removes it, and neither that of a run that goes on nor another folder of this name.
+    """
+    world, folder = place.world, short_folder
+    (folder / "arx-run-notes").mkdir()
+    (folder / "arx-run-notes" / "kept").touch()
+    (folder / "arx-run-about").mkdir()
+    (folder / "arx-run-about" / "lock").touch()  # of a run that is about to lock it
+    monkeypatch.setenv("TMPDIR", str(folder))
+    others = set(folder.iterdir())
+    with world.started("sh", "-c", "echo begun; read line") as killed:
+        killed.kill()
+        killed.wait()
+    [left] = set(folder.iterdir()) - others
+    with world.started("sh", "-c", "echo begun; read line; ls $GH_CONFIG_DIR") as running:
+        [own] = set(folder.iterdir()) - others
+        assert own != left
+        assert world.run("true").returncode == 0
+        assert set(folder.iterdir()) == {*others, own}
+        assert running.communicate("\n")[0] == "config.yml\n"
+    assert set(folder.iterdir()) == others
 
 
 def test_a_task_that_cannot_be_used_is_125(place: Place) -> None:

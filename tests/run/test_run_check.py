@@ -18,11 +18,12 @@ SYSTEM = f"{Path(sys.executable).parent}:/usr/bin:/bin"
 in_a_box = pytest.mark.skipif(why_not("own") is not None, reason=str(why_not("own")))
 
 
-def run(path: str, *options: str) -> "subprocess.CompletedProcess[str]":
-    """Run `arx run --check` with programs of these folders."""
+def run(path: str | None, *options: str) -> "subprocess.CompletedProcess[str]":
+    """Run `arx run --check` with programs of these folders; None is an environment without PATH."""
+    kept = {name: value for name, value in os.environ.items() if name != "PATH"}
     return subprocess.run(
         [sys.executable, "-m", "arx_caps.cli", "run", "--check", *options],
-        env=os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "LC_ALL": "C"},
+        env=kept | ({"PATH": path} if path is not None else {}) | {"PYTHONPATH": str(ROOT), "LC_ALL": "C"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -30,7 +31,7 @@ def run(path: str, *options: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def found(path: str, *options: str) -> dict[str, dict[str, Any]]:
+def found(path: str | None, *options: str) -> dict[str, dict[str, Any]]:
     """Return what it finds of each program."""
     done = run(path, "--json", *options)
     assert done.returncode == 0, done.stderr
@@ -68,12 +69,46 @@ def test_a_program_that_does_not_follow_is_shown_with_what_it_printed(tmp_path: 
         f'CURL_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt exec {real} "$@"': "ertificate",
         f"exec {real} -sS https://other.example/": "the front",
         "exit 0": "nothing",
+        "": "curl: neither a program of this machine nor a script that begins with #!",
     }.items():
-        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.write_text(f"#!/bin/sh\n{script}\n" if script else "exit 0\n")
         program.chmod(0o755)
         row = found(f"{tmp_path}:{SYSTEM}")["curl"]
         assert (row["path"], row["result"]) == (str(program), "does not")
         assert printed in row["printed"], row
+
+
+@in_a_box
+@pytest.mark.skipif(shutil.which("node", path=SYSTEM) is None, reason="no node on this machine")
+def test_a_node_without_a_proxy_is_named_with_the_versions_that_have_one() -> None:
+    """
+    Node has it since 22.21 and 24.0.
+    """
+    said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    version, row = tuple(map(int, said[1:].split("."))), found(SYSTEM)["node"]
+    if (22, 21) <= version < (23,) or version >= (24,):
+        assert row["result"] == "follows"
+    else:
+        assert row["result"] == "does not"
+        assert row["printed"].endswith(f": Node {said} follows no proxy, 22.21 and 24 do")
+
+
+@in_a_box
+def test_without_a_path_the_system_s_programs_are_checked() -> None:
+    """
+    As where a service starts it.
+    """
+    assert found(None)["git"]["result"] == "follows"
+
+
+@in_a_box
+def test_a_program_may_be_a_link_in_a_folder_that_is_shown(tmp_path: Path) -> None:
+    """
+    No mount can be made on a link; what is in the folder is shown with it.
+    """
+    (tmp_path / "curl").symlink_to(str(shutil.which("curl", path=SYSTEM)))
+    row = found(f"{tmp_path}:{SYSTEM}", "--read", str(tmp_path))["curl"]
+    assert (row["path"], row["result"]) == (str(tmp_path / "curl"), "follows")
 
 
 @in_a_box
@@ -98,6 +133,17 @@ def test_a_path_that_a_box_must_not_show_is_refused(tmp_path: Path) -> None:
     done = run(SYSTEM, "--read", str(tmp_path))
     assert (done.returncode, done.stdout) == (125, "")
     assert f"could read {tmp_path / 'coder.key.json'}" in done.stderr
+
+
+@in_a_box
+def test_a_path_that_cannot_be_shown_blames_no_namespaces(tmp_path: Path) -> None:
+    """
+    On a machine that has boxes, the error names the path alone.
+    """
+    done = run(SYSTEM, "--read", str(tmp_path / "none"))
+    assert done.returncode == 125
+    assert f"{tmp_path / 'none'}: No such file or directory, or type --no-box" in done.stderr
+    assert "namespaces" not in done.stderr
 
 
 def test_without_a_box_nothing_is_checked(tmp_path: Path) -> None:

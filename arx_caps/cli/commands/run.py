@@ -179,13 +179,13 @@ def run_command(
 
 def _check(console: Console, reads: tuple[Path, ...]) -> None:
     import asyncio
-    import tempfile
 
     from arx_caps.run.check import ProgramCheck, check
+    from arx_caps.run.folder import run_folder
 
     try:
-        with tempfile.TemporaryDirectory(prefix="arx-run-") as name:
-            rows = asyncio.run(check(Path(name), reads))
+        with run_folder() as folder:
+            rows = asyncio.run(check(folder, reads))
     except ArxError as error:
         raise Stop(str(error), _NOT_STARTED, hint=error.hint, code=error.code) from error
     shown = [each._asdict() for each in rows]
@@ -203,13 +203,13 @@ def _run(
     end_command: bool,
 ) -> int:
     import asyncio
-    import tempfile
 
     from arx_caps.run.attribution import git_settings
     from arx_caps.run.authority import RunAuthority
     from arx_caps.run.box import PROXY
     from arx_caps.run.command import Launch, RunningCommand
     from arx_caps.run.environment import environment
+    from arx_caps.run.folder import run_folder
     from arx_caps.run.front import Front
 
     running = RunningCommand(command[0], lambda text: console.say(f"arx run: {text}"))
@@ -222,8 +222,7 @@ def _run(
     authority = RunAuthority(read_task, on_end, gateway)
     if box is None:
         console.say(f"arx run: {_WITHOUT}")
-    with tempfile.TemporaryDirectory(prefix="arx-run-") as name:
-        folder = Path(name)
+    with run_folder() as folder:
 
         def prepare(front: Front) -> Launch:
             ca = folder / "ca.pem"
