@@ -95,9 +95,8 @@ class Front:
     def __init__(self, authority: RunAuthority, folder: Path, *, has_port: bool) -> None:
         self._authority, self._certificates, self._has_port = authority, RunCertificates(folder), has_port
         self.ca_pem, self.socket, self.proxy_url = self._certificates.pem, folder / "front.sock", ""
-        self._gateways = {
-            origin: _ToGateway(origin, "none" if has_port else "bubblewrap") for origin in authority.gateways
-        }
+        box = "none" if has_port else "bubblewrap"
+        self._gateways = {origin: _ToGateway(origin, box) for origin in authority.gateways}
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()

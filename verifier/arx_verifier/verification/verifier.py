@@ -674,12 +674,8 @@ class Verifier:
             request.request_id,
             request.traceparent,
         )
-        decision.untold, decision.watched, decision.marks, decision.box = (
-            untold,
-            watched is not None,
-            marks,
-            request.box,
-        )
+        decision.untold, decision.watched = untold, watched is not None
+        decision.marks, decision.box = marks, request.box
         if call is not None and code == OK and proven.holder is not None:
             decision.signed = proven.holder.evidence_of(call)
         if refused is None and (self._effects or proven.marks is not None) and self._awaits(proven, request.tool):
@@ -724,11 +720,8 @@ class Verifier:
             # The operator asked for each call; without room in the share of denials, they are counted as well.
             decision.args_digest, decision.salt = digest_arguments(request.args)
             decision.arguments, decision.group = keep_arguments(without_secrets(request.args)), group
-            decision.request_id, decision.traceparent, decision.box = (
-                request.request_id,
-                request.traceparent,
-                request.box,
-            )
+            decision.request_id, decision.traceparent = request.request_id, request.traceparent
+            decision.box = request.box
             decision.incarnation, decision.applied, decision.age_ms = self.epochs.view()
             self.decisions.append(decision)
         else:

@@ -155,9 +155,8 @@ class Call(msgspec.Struct, eq=False):
         trace = self.headers.get(b"traceparent")
         traceparent = read_traceparent(trace) if trace is not None else None
         http = self._http if self.has_more is None else None  # SPEC 8.7
-        request = AccessRequest(
-            tool, args, now_ms(), self._peer, http, None, traceparent, read_box(self.headers.get(BOX_HEADER))
-        )
+        box = read_box(self.headers.get(BOX_HEADER))
+        request = AccessRequest(tool, args, now_ms(), self._peer, http, None, traceparent, box)
         screened = self._screened
         if isinstance(screened, RefusedCall):
             self._allow(self._enforcement.refuse(screened, request, self._header), request, scope)
