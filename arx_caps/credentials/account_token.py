@@ -3,17 +3,10 @@
 
 from typing import Annotated
 
-import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from arx_caps.credentials.secret_source import SecretStruct
 from arx_verifier.token.wire import MAX_CREDENTIAL_CHARS
-
-
-class SecretStruct(msgspec.Struct, frozen=True):
-    """A struct with a secret, which neither a log nor a traceback may show."""
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}>"
 
 
 class AskedToken(SecretStruct, frozen=True):

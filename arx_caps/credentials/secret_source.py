@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from arx_verifier._platform import require_posix
 from arx_verifier.errors import SettingsError
 from arx_verifier.revocation.password import FILE_SUFFIX, MAX_BYTES, one_line, read_secret_file
@@ -25,6 +27,13 @@ class Secret(str):
 
     def __repr__(self) -> str:
         return "'…'"
+
+
+class SecretStruct(msgspec.Struct, frozen=True):
+    """A struct with a secret, which neither a log nor a traceback may show."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
 
 
 def read_secret(source: str, folder: Path, place: str = "") -> Secret:

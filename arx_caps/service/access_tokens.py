@@ -4,7 +4,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -19,12 +19,13 @@ from arx_caps.credentials.access_token import ALGORITHMS, SEAL_TYPE, VerifyingKe
 from arx_caps.credentials.account_token import AskedToken, LentToken, TokenAnswer
 from arx_caps.credentials.jose import token_hash
 from arx_caps.credentials.keyfile import SigningKey
+from arx_caps.credentials.secret_source import SecretStruct
 from arx_caps.service.fetch import require_private
 from arx_verifier.errors import ArxError, StoreError
 from arx_verifier.token.macaroon import Macaroon
 
 
-class OpenedHandle(NamedTuple):
+class OpenedHandle(SecretStruct, frozen=True):
     """What an access token stands for.
 
     Attributes:
@@ -36,9 +37,6 @@ class OpenedHandle(NamedTuple):
     bundle: Bundle
     scopes: dict[str, tuple[str, ...]]
     expires_at: int
-
-    def __repr__(self) -> str:
-        return "<OpenedHandle>"
 
 
 class HandleApproval(msgspec.Struct, frozen=True):
@@ -61,7 +59,7 @@ class HandleApproval(msgspec.Struct, frozen=True):
     expires_at: int
 
 
-class TakenApproval(NamedTuple):
+class TakenApproval(SecretStruct, frozen=True):
     """How an approval stands, and what its call is made with.
 
     Attributes:
@@ -75,9 +73,6 @@ class TakenApproval(NamedTuple):
     taken: bool
     bundle: Bundle | None
     discharge: Macaroon | None
-
-    def __repr__(self) -> str:
-        return "<TakenApproval>"
 
 
 class _Asked(msgspec.Struct, frozen=True):

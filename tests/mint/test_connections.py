@@ -16,7 +16,7 @@ from arx_caps.mint.connections import connect, lend
 from arx_caps.mint.connections.account_issuer import RefreshRefusedError, issuer_of
 from arx_caps.mint.connections.connect import open_page, start_page
 from arx_caps.mint.connections.end import end_accounts
-from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, new_key, open_key, open_tokens
+from arx_caps.mint.connections.vault import HeldAccess, HeldTokens, TokenSeal, new_key, open_key, open_tokens
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.connections import ConnectionRow, LinkRow, account_lock
 from arx_caps.mint.identity.issuer_token import IssuerToken
@@ -70,7 +70,7 @@ class Accounts:
         assert found is not None
         return found
 
-    def token(self, row: ConnectionRow, scopes: str = "repo.read") -> tuple[str, int] | None:
+    def token(self, row: ConnectionRow, scopes: str = "repo.read") -> HeldAccess | None:
         """Return what is lent for some scopes; None while others refresh."""
         with contextlib.suppress(IssuerBusyError):
             return lend._token_of(self.mint, issuer_of(self.mint, "tracker"), row, scopes, "")
@@ -141,7 +141,7 @@ def test_a_kept_token_is_not_lent_near_its_end_or_once_refused(accounts: Account
     row, issuer = accounts.add(ANN, "ann-t"), issuer_of(accounts.mint, "tracker")
     first = accounts.token(row)
     assert accounts.token(accounts.row(row.id)) == first
-    digest = sha256(str(first[0] if first else "").encode()).hexdigest()
+    digest = sha256(str(first.token if first else "").encode()).hexdigest()
     second = lend._token_of(accounts.mint, issuer, accounts.row(row.id), "repo.read", digest)
     assert second not in (None, first)
     assert lend._token_of(accounts.mint, issuer, accounts.row(row.id), "repo.read", digest) == second

@@ -95,7 +95,7 @@ def test_calls_go_on_while_keys_are_rotated(accounts: Accounts) -> None:
     def ask(_: int) -> None:
         found = accounts.token(accounts.row(row.id))
         assert found is not None
-        assert found[0] in accounts.tracker.tokens
+        assert found.token in accounts.tracker.tokens
 
     with ThreadPoolExecutor(5) as pool:
         rotations = [pool.submit(rotate_key, accounts.mint, ANN, "operator:test") for _ in range(20)]

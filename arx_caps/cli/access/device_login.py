@@ -13,6 +13,7 @@ import msgspec
 
 from arx_caps.cli import exit_codes
 from arx_caps.cli.exit_codes import Stop
+from arx_caps.credentials.secret_source import SecretStruct
 from arx_caps.http.client import fetch, no_answer
 from arx_caps.settings.realm import is_safe_url
 from arx_verifier.errors import ArxError, RequestError
@@ -27,7 +28,7 @@ MAX_INTERVAL_S: Final = 60
 MAX_WAIT_S: Final = 30 * 60
 
 
-class DeviceCode(msgspec.Struct, frozen=True):
+class DeviceCode(SecretStruct, frozen=True):
     """What the issuer asks the person for (RFC 8628 3.2)."""
 
     device_code: str
@@ -36,9 +37,6 @@ class DeviceCode(msgspec.Struct, frozen=True):
     expires_in: int
     interval: int = 5
     verification_uri_complete: str = ""
-
-    def __repr__(self) -> str:
-        return "<DeviceCode>"
 
 
 class _Discovered(msgspec.Struct, frozen=True):

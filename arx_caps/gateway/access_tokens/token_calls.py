@@ -8,6 +8,7 @@ import asyncio
 from typing import Any, NamedTuple
 
 from arx_caps.agent.sessions.mint_client import MintClient
+from arx_caps.credentials.secret_source import SecretStruct
 from arx_caps.gateway.base.asgi import Receive, Scope, Send, replay_body
 from arx_caps.gateway.base.handle_decisions import HandleDecisions
 from arx_caps.gateway.base.sealed_calls import Kind, SealedCalls, WaitingCall
@@ -28,7 +29,7 @@ from arx_verifier.verification.verifier import Verifier
 Object = dict[str, Any]
 
 
-class TokenCaller(NamedTuple):
+class TokenCaller(SecretStruct, frozen=True):
     """A client with an access token.
 
     Attributes:
@@ -55,9 +56,6 @@ class TokenCaller(NamedTuple):
         # The mint has given the token; an operator's token has none.
         subject: tuple[str, str] | None = getattr(self.macaroon.unverified_identifier, "subject", None)
         return subject
-
-    def __repr__(self) -> str:
-        return "<TokenCaller>"
 
 
 class AskedMessage(NamedTuple):

@@ -17,7 +17,7 @@ from urllib.parse import quote_plus, urlencode
 import aiohttp
 import msgspec
 
-from arx_caps.credentials.secret_source import Secret, read_secret
+from arx_caps.credentials.secret_source import Secret, SecretStruct, read_secret
 from arx_caps.gateway.base.leaks import Leaks
 from arx_caps.gateway.base.settings import CredentialTerms
 from arx_caps.gateway.base.upstream_answer import UpstreamError
@@ -36,13 +36,10 @@ class _TokenError(Exception):
     """An endpoint's answer without a token; the text has nothing of it."""
 
 
-class _Answer(msgspec.Struct):
+class _Answer(SecretStruct, frozen=True):
     access_token: str
     token_type: str
     expires_in: float = _LASTS_S
-
-    def __repr__(self) -> str:
-        return "<_Answer>"
 
 
 class ClientCredential(Credential):

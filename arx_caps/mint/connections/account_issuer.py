@@ -8,7 +8,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from arx_caps.credentials.account_token import SecretStruct
+from arx_caps.credentials.secret_source import SecretStruct
 from arx_caps.mint.connections.vault import HeldAccess
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.login.issuer_client import OPENID, RFC_8414, IssuerClient, derived, object_of

@@ -3,11 +3,11 @@
 
 import secrets
 import time
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
-from arx_caps.credentials.account_token import SecretStruct
+from arx_caps.credentials.secret_source import SecretStruct
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.keys import PERSON_NAME, SealedRoot
@@ -24,7 +24,7 @@ class SealError(SettingsError):
     """Nothing opens the tokens of a connection; the person can connect the account again."""
 
 
-class HeldAccess(NamedTuple):
+class HeldAccess(SecretStruct, frozen=True, array_like=True):
     """An access token, a secret; when it expires, ms since the Unix epoch; and its scopes, as the issuer names them.
 
     ``identity`` is the ID token that came with it, a secret; empty for none.
@@ -34,9 +34,6 @@ class HeldAccess(NamedTuple):
     until: int
     scopes: tuple[str, ...]
     identity: str = ""
-
-    def __repr__(self) -> str:
-        return "<HeldAccess>"
 
 
 class HeldTokens(SecretStruct, frozen=True, kw_only=True):
@@ -55,14 +52,11 @@ class HeldTokens(SecretStruct, frozen=True, kw_only=True):
     shown: str = ""
 
 
-class PersonKey(NamedTuple):
+class PersonKey(SecretStruct, frozen=True):
     """A person's key, a secret, and when it was made (ms since the Unix epoch), by which a rotation is known."""
 
     made_at: int
     secret: bytes
-
-    def __repr__(self) -> str:
-        return "<PersonKey>"
 
 
 class TokenSeal:

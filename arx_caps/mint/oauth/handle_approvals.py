@@ -4,8 +4,9 @@
 The client of the access token never gets the discharge, nor the task's token that it is bound to.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from arx_caps.credentials.secret_source import SecretStruct
 from arx_caps.mint.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge, marks_now
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.repositories.oauth.oauth_handles import HandleRow
@@ -29,7 +30,7 @@ _TAKEN: Final = "approval"  # the kind of used id
 _FOUND: Final = ("waiting", "approved", "denied")
 
 
-class GatewayApproval(NamedTuple):
+class GatewayApproval(SecretStruct, frozen=True):
     """An approval as a gateway gets it.
 
     Attributes:
@@ -43,9 +44,6 @@ class GatewayApproval(NamedTuple):
     taken: bool = False
     bundle: str | None = None
     discharge: str | None = None
-
-    def __repr__(self) -> str:
-        return "<GatewayApproval>"
 
 
 def ask_for_handle(
