@@ -22,6 +22,7 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.keys import SealedRoot
 from arx_caps.mint.db.repositories.oauth.connections import ConnectionRow, LinkRow
 from arx_caps.mint.identity.issuer_token import IssuerToken
+from arx_caps.mint.login.issuer_client import SECRET_BYTES, digest_of
 from arx_caps.mint.login.oidc import PAGE_MS
 from arx_caps.mint.policy.issuers import Subject
 from arx_verifier.clock import now_ms
@@ -30,7 +31,6 @@ from arx_verifier.token import wire
 from arx_verifier.token.targets import subject_target
 
 CONNECT: Final = "/connect/"
-SECRET_BYTES: Final = 32
 _OWN_PAGE: Final = "page/connections"  # what the seal of its login is bound to
 
 
@@ -205,11 +205,6 @@ def connection_of(digest: str) -> str:
 
 def _digest_account(mint: MintContext, issuer: str, account: str) -> str:
     return "account:" + digest_of(f"{mint.realm.name}\0{issuer}\0{account}")[:32]
-
-
-def digest_of(secret: str | bytes) -> str:
-    """Return the SHA-256 of a random secret, in hex: the database has it in its place."""
-    return sha256(secret.encode() if isinstance(secret, str) else secret).hexdigest()
 
 
 def _row_of(mint: MintContext, page: bytes) -> LinkRow:

@@ -25,7 +25,7 @@ from arx_caps.mint.connections.account_issuer import (
     denied,
     issuer_of,
 )
-from arx_caps.mint.connections.connect import digest_of, make_link
+from arx_caps.mint.connections.connect import make_link
 from arx_caps.mint.connections.vault import (
     HeldAccess,
     HeldTokens,
@@ -39,7 +39,7 @@ from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.connections import ConnectionRow
 from arx_caps.mint.identity.session_login import subject_of
-from arx_caps.mint.login.issuer_client import IssuerBusyError
+from arx_caps.mint.login.issuer_client import IssuerBusyError, digest_of
 from arx_caps.mint.tasks.token_exchange import PresentedTask, read_presented
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, SettingsError, UnavailableError

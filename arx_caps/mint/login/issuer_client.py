@@ -31,6 +31,7 @@ OPENID: Final = "{origin}{path}/.well-known/openid-configuration"  # OIDC Discov
 RETRY_S: Final = 10  # after the metadata could not be read: not each login may cost a thread the issuer's timeout
 MOST_WAITING: Final = 8  # calls of one issuer at once: a slow one must not hold all threads of the mint
 MAX_CODE_CHARS: Final = 2048
+SECRET_BYTES: Final = 32  # of what a browser keeps
 _Terms: TypeAlias = Login | ConnectionTerms
 _ERROR: Final = re.compile("[a-z_]{1,40}")
 
@@ -293,6 +294,12 @@ def object_of(raw: bytes) -> dict[str, Any]:
         return read_json_object(raw)
     except (ArxError, ValueError, RecursionError):
         return {}
+
+
+def digest_of(secret: str | bytes) -> str:
+    """Return the SHA-256 of a random secret, in hex: the database has it in its place."""
+    raw = secret.encode("utf-8", "surrogatepass") if isinstance(secret, str) else secret
+    return hashlib.sha256(raw).hexdigest()
 
 
 def derived(secret: bytes, purpose: str) -> str:

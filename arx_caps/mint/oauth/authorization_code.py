@@ -4,7 +4,6 @@
 Sources: CONTROL 5.8, RFC 6749 4.1, RFC 7636, RFC 8707.  The pages that ask are in ``mint.api.routes.authorize``.
 """
 
-import hashlib
 import hmac
 import re
 import secrets
@@ -20,7 +19,7 @@ from arx_caps.mint.db.repositories.work.approvals import ApprovalWithTask
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.identity.session_login import Opener, subject_in, subject_targets
-from arx_caps.mint.login.issuer_client import challenge_of
+from arx_caps.mint.login.issuer_client import SECRET_BYTES, challenge_of, digest_of
 from arx_caps.mint.login.oidc import PAGE_MS
 from arx_caps.mint.oauth.client.clients import OAuthClient, client_of_row, find_client, require_row
 from arx_caps.mint.oauth.client.redirects import fits_redirect
@@ -48,7 +47,6 @@ from arx_verifier.token import wire
 from arx_verifier.token.targets import agent_targets
 
 CODE_MS: Final = 60_000  # a client redeems it at once
-SECRET_BYTES: Final = 32
 MAX_STATE_CHARS: Final = 1024
 _CHALLENGE: Final = re.compile(r"[A-Za-z0-9_-]{43}")  # RFC 7636 4.2, of SHA-256; RFC 7638 thumbprints too
 _VERIFIER: Final = re.compile(r"[A-Za-z0-9._~-]{43,128}")
@@ -207,7 +205,7 @@ def give_consent(mint: MintContext, consent: Consent, scope: str, params: Mappin
     # Neither parameters nor person: the events of session and task have them, where they can be erased.
     facts = {"consent": row.id, "client": row.client, "template": scope, "resource": row.resource}
     what = Event.of("consent.given", f"agent:{agent}", **facts)
-    until, digest = now_ms() + CODE_MS, digest_of(code.encode())
+    until, digest = now_ms() + CODE_MS, digest_of(code)
     given = msgspec.structs.replace(row, code=digest, template=scope, params={**params}, until=until)
     if not mint.db.oauth_consents.give(given, what):
         raise OAuthError("invalid_request", "there is nothing to consent to: it was answered, or is too old")
@@ -240,7 +238,7 @@ def grant_authorization_code(
     """
     forbid_details(form)
     consents = mint.db.oauth_consents
-    row = consents.by_code(digest_of(form.get("code", "").encode()))
+    row = consents.by_code(digest_of(form.get("code", "")))
     if row is None or row.client != client.id:
         raise OAuthError("invalid_grant", _WRONG)
     if row.used_at is not None or not _proves(row, form, client) or row.until <= now_ms():
@@ -272,11 +270,6 @@ def grant_authorization_code(
     issued, task = start_and_issue(mint, unit, client, caller, Wanted.of_row(row))
     terms = terms_of(mint, row.template)
     return issued._replace(refresh=new_refresh(mint, client, session, row, terms, task))
-
-
-def digest_of(secret: bytes) -> str:
-    """Return what the database keeps of a random secret."""
-    return hashlib.sha256(secret).hexdigest()
 
 
 def _params_of(params: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from arx_caps.mint.db.repositories.work.tasks import TaskRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
-from arx_caps.mint.oauth.client.clients import OAuthClient, digest_of_secret
+from arx_caps.mint.login.issuer_client import digest_of
+from arx_caps.mint.oauth.client.clients import OAuthClient
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Issued
 from arx_caps.mint.oauth.task_grant import (
@@ -65,7 +66,7 @@ def new_refresh(
     """
     token = REFRESH_PREFIX + wire.text_of(secrets.token_bytes(REFRESH_BYTES))
     row = RefreshRow(
-        digest_of_secret(token),
+        digest_of(token),
         client.id,
         session.id,
         about.resource,
@@ -99,7 +100,7 @@ def terms_of(mint: MintContext, template: str) -> str:
 
 def find_refresh(mint: MintContext, token: str) -> RefreshRow | None:
     """Return the row of a refresh token, or None."""
-    return mint.db.oauth_refreshes.find(digest_of_secret(token))
+    return mint.db.oauth_refreshes.find(digest_of(token))
 
 
 def grant_refresh_token(

@@ -74,13 +74,12 @@ def _secret(login: Login, realm: Realm) -> Check:
     name, source = "login's secret", login.client_secret
     if source is None:
         return Check(name, True, "none: the mint is a public client")
-    try:
-        read_secret(source, realm.folder)
-    except SettingsError as error:
-        if source.startswith("env:"):
-            return Check(name, None, f"{error}: here", "run it with the mint's environment")
-        return Check(name, False, str(error), "correct the file, or `login_client_secret` in realm.toml")
-    return Check(name, True, f"in {source}")
+    fault = _fault_of(realm, source)
+    if fault is None:
+        return Check(name, True, f"in {source}")
+    if source.startswith("env:"):
+        return Check(name, None, f"{fault}: here", "run it with the mint's environment")
+    return Check(name, False, fault, "correct the file, or `login_client_secret` in realm.toml")
 
 
 def _trust(login: Login, policy: "Policy | None") -> Check:
@@ -156,7 +155,9 @@ def check_connections(realm: Realm) -> Iterator[Check]:
         terms, its = realm.connection.get(name), [row for row in rows if row.name == name]
         own = [row for row in its if terms is not None and row.issuer == terms.issuer]
         sources = () if terms is None else (terms.client_secret, terms.client_secret_next)
-        fault = next((text for source in sources if (text := _fault_of(realm, source)) is not None), None)
+        # A variable is of the mint's environment, which may be another one.
+        files = (source for source in sources if source is not None and source.startswith("file:"))
+        fault = next(filter(None, (_fault_of(realm, source) for source in files)), None)
         if fault is not None:
             yield Check(CONNECTIONS, False, f"{name}: {fault}", f"correct the client's secret in [connection.{name}]")
             continue
@@ -173,10 +174,8 @@ def check_connections(realm: Realm) -> Iterator[Check]:
         yield Check(CONNECTIONS, True, found, mend if idle or foreign else "")
 
 
-def _fault_of(realm: Realm, source: str | None) -> str | None:
-    # A variable is of the mint's environment, which may be another one.
-    if source is None or not source.startswith("file:"):
-        return None
+def _fault_of(realm: Realm, source: str) -> str | None:
+    """Return why a client's secret cannot be read; None if it can."""
     try:
         read_secret(source, realm.folder)
     except SettingsError as error:

@@ -6,7 +6,6 @@ Clients that register themselves begin here, too: CONTROL 5.10.  Sources: RFC 67
 
 import base64
 import binascii
-import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.oauth_clients import SELF, OAuthClientRow, end_of_unused
 from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_caps.mint.login.issuer_client import digest_of
 from arx_caps.mint.oauth.client.client_metadata import (
     METHOD,
     invalid_metadata,
@@ -113,7 +113,7 @@ _HEADER: Final = msgspec.json.Decoder(_Header)
 def new_secret() -> tuple[str, str]:
     """Return a new client secret, and its digest for the database."""
     secret = SECRET_PREFIX + wire.text_of(secrets.token_bytes(SECRET_BYTES))
-    return secret, digest_of_secret(secret)
+    return secret, digest_of(secret)
 
 
 def read_client_keys(written: Sequence[Any]) -> list[dict[str, str]]:
@@ -173,7 +173,7 @@ def authenticate_client(
         found = _registered(mint, name)
         expected = found.secret if found is not None and found.secret is not None else _NO_SECRET
         # Compared in any case: the time of an answer must not show which clients exist.
-        if not hmac.compare_digest(digest_of_secret(secret), expected) or found is None:
+        if not hmac.compare_digest(digest_of(secret), expected) or found is None:
             raise OAuthError("invalid_client", _WRONG)
         row = found
     client = _client_of(mint, row)
@@ -371,11 +371,6 @@ def _may_go_on(mint: MintContext, row: OAuthClientRow) -> bool:
     if terms is None or not terms.register or row.agent != terms.agent:
         return False
     return now_ms() < end_of_unused(row, terms.unused_ms)
-
-
-def digest_of_secret(secret: str) -> str:
-    """Return what the database keeps of a random secret that a client presents."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def register_client(mint: MintContext, peer: str | None, raw: bytes) -> OAuthClientRow:

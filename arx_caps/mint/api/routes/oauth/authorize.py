@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes that a person's browser visits: authorization request, login and consent.  CONTROL 5.8, RFC 6749 4.1."""
 
-import base64
-import binascii
 import hmac
 import re
 import secrets
@@ -22,7 +20,8 @@ from arx_caps.mint.api.openapi import OpenRoute
 from arx_caps.mint.api.request_runner import RequestRunner
 from arx_caps.mint.api.routes.oauth.oauth import read_parameters
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.login.issuer_client import derived
+from arx_caps.mint.identity.console_session import read_secret
+from arx_caps.mint.login.issuer_client import SECRET_BYTES, derived
 from arx_caps.mint.login.oidc import (
     CALLBACK,
     CONNECT_COOKIE,
@@ -33,7 +32,6 @@ from arx_caps.mint.login.oidc import (
     OidcLogin,
 )
 from arx_caps.mint.oauth.authorization_code import (
-    SECRET_BYTES,
     Consent,
     ask,
     deny_consent,
@@ -389,10 +387,7 @@ def read_secret_cookie(text: str) -> bytes:
     Raises:
         OAuthError: The cookie has no such secret.
     """
-    try:
-        secret = base64.urlsafe_b64decode(text + "=")
-    except (ValueError, binascii.Error):
-        secret = b""
-    if len(secret) != SECRET_BYTES:
+    secret = read_secret(text)
+    if not secret:
         raise OAuthError("invalid_request", "this browser has begun no login, or too long ago; are cookies allowed?")
     return secret

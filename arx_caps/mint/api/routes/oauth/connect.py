@@ -23,7 +23,6 @@ from arx_caps.mint.api.routes.oauth.connections import ConnectionShown, show_con
 from arx_caps.mint.connections.account_issuer import CALLBACK, issuer_of
 from arx_caps.mint.connections.connect import (
     CONNECT,
-    SECRET_BYTES,
     begin,
     change_account,
     connect,
@@ -39,7 +38,7 @@ from arx_caps.mint.connections.end import tokens_of
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.oauth.connections import ConnectionRow
 from arx_caps.mint.html.render import load_templates
-from arx_caps.mint.login.issuer_client import derived
+from arx_caps.mint.login.issuer_client import SECRET_BYTES, derived
 from arx_caps.mint.login.oidc import CONNECT_COOKIE, CONNECT_LOGIN
 from arx_caps.mint.oauth.consent_page import PAGE_FILTERS, headers_of
 from arx_verifier.errors import GrantError

@@ -167,8 +167,7 @@ class ConnectionRepository(StructRepository[ConnectionRow], reader=CONNECTION_RO
 
     def subjects(self, after: str, limit: int) -> list[str]:
         """Return the targets of people who have a key, in order, from one on."""
-        with self._database.read() as c:
-            return list(c.execute(_SUBJECTS.limit(limit), {"after": after}).scalars())
+        return self._database.column(_SUBJECTS.limit(limit), after=after)
 
     def rotate_key(
         self, subject: str, again: Callable[[StoredKey], tuple[StoredKey, Sealer]], what: Event
