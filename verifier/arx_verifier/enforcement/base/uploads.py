@@ -6,7 +6,6 @@ repeated or further header, no escape in a name, and no boundary within a part.
 """
 
 import hashlib
-import html
 import re
 from typing import Any, Final
 from unicodedata import ucd_3_2_0
@@ -86,6 +85,8 @@ def _read_part(part: bytes) -> tuple[str, Any]:
 
 def _is_kept(filename: str) -> bool:
     """Return whether each parser keeps a file of this name."""
+    import html  # with the names of all entities, 0.4 MB that a service without uploads has no use for
+
     # Django resolves entities, takes what is behind the last slash, and drops from it what its Python cannot print.
     # Without a name, it drops the file.
     plain = html.unescape(filename)  # empty for an entity of a control character, which HTML does not allow
