@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -59,6 +60,15 @@ def until(holds: Callable[[], object], within_s: float = 60.0) -> None:
         # At most a third of the processor: what is waited for needs it too, and some questions take 20 ms of it.
         time.sleep(min(0.2, max(0.002, 2 * (now - begun))))
         begun = time.monotonic()
+
+
+def run_together(*calls: Callable[[], object]) -> None:
+    """Run each call in a thread of its own, all at once, and wait until the last one has ended."""
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def listens(port: int) -> bool:

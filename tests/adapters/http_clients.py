@@ -5,11 +5,11 @@ import contextlib
 import io
 import json
 import logging
-import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from arx_verifier.verification.verifier import Verifier
 from tests.adapters.asgi_server import whole_body
 from tests.agent.live import serving
 from tests.house.pages import ROOT, blocks
+from tests.servers import run_together
 
 PAGE = (ROOT / "docs" / "adapters" / "http-clients.md").read_text(encoding="utf-8")
 TOKEN = "arx1_"  # how each token begins
@@ -323,11 +324,7 @@ class HttpClientContract(ABC):
             url = f"{served.address}/orders/o-{number}"
             results[number] = {self.send(task, "GET", url).status for _ in range(5)}
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_together(*(partial(work, number) for number in range(4)))
         assert results == {0: {403}, 1: {200}, 2: {200}, 3: {200}}
 
     def test_no_token_is_shown(self, served: World, caplog: pytest.LogCaptureFixture) -> None:

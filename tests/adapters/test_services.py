@@ -14,6 +14,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from websockets.sync.client import connect as open_socket
 from arx_caps.agent import Approval, Task
 from tests.adapters.service_work import CALLS, LOG
 from tests.agent.live import LiveMint, live_mint
-from tests.servers import LONG_LEASE_MS, begun_store, free_ports, nonce_store, until
+from tests.servers import LONG_LEASE_MS, begun_store, free_ports, nonce_store, run_together, until
 
 ROOT = Path(__file__).resolve().parents[2]
 UVICORN = ("uvicorn", "--no-proxy-headers", "--log-level", "debug", "--timeout-graceful-shutdown", "1", "--port")
@@ -280,11 +281,7 @@ def test_callers_beside_each_other_never_mix(service: Service) -> None:
             number: task.delegate(f"acme/w{number}", tools=["orders.get"], args={"order_id": f"o-{number}"})
             for number in (11, 12, 13, 14)
         }
-        threads = [threading.Thread(target=work, args=each) for each in held.items()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_together(*(partial(work, *each) for each in held.items()))
     assert found == {
         number: [*[{"order": f"o-{number}", "by": f"acme/w{number}"}] * 5, *["argument_not_allowed"] * 5]
         for number in held

@@ -6,7 +6,6 @@ otherwise is in no list and is not called until a person accepts the difference.
 """
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from arx_verifier import Rule, SettingsError
 from arx_verifier.testing import UnsafeTestRealm
 from tests.cli.helpers import arx
 from tests.gateway.door import Answer, Door, Upstream
+from tests.servers import run_together
 
 GET: dict[str, Any] = {"name": "get", "description": "Read a file.", "inputSchema": {"type": "object"}}
 PUT: dict[str, Any] = {"name": "put", "description": "Write a file.", "inputSchema": {"type": "object"}}
@@ -193,13 +193,11 @@ def test_two_gateways_keep_one_file(tmp_path: Path) -> None:
     """Neither loses what the other one has written."""
     file = tmp_path / "files.tools.json"
     gateways = [AcceptedTools("files", file) for _ in range(4)]
-    threads = [
-        threading.Thread(target=lambda each=each, n=n: each.see([GET | {"name": f"t{n}-{i}"} for i in range(20)]))
-        for n, each in enumerate(gateways)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(
+        *(
+            lambda each=each, n=n: each.see([GET | {"name": f"t{n}-{i}"} for i in range(20)])
+            for n, each in enumerate(gateways)
+        )
+    )
     assert len(read_tools(file).tools) == 80
     assert file.stat().st_mode & 0o777 == 0o600

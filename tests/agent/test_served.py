@@ -3,7 +3,6 @@
 
 import asyncio
 import json
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +18,7 @@ from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.verification.nonces import MemoryNonces
 from tests.agent.holding import bundle, token
 from tests.agent.live import serving
+from tests.servers import run_together
 from tests.support import verifier
 
 pytestmark = pytest.mark.servers
@@ -120,9 +120,5 @@ def test_threads_share_one_auth(address: str) -> None:
         with httpx.Client(auth=auth) as client:
             codes.extend(client.get(f"{address}/orders/o-1").status_code for _ in range(10))
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*[work] * 4)
     assert codes == [200] * 40

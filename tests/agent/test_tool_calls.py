@@ -6,6 +6,7 @@ import inspect
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from tests.agent.holding import REFUND, approvable, bundle, task
+from tests.servers import run_together
 from tests.support import AT, INCARNATION, verifier
 
 TOOLS = {"refund": "payments.refund", "look": "orders.get"}
@@ -271,11 +273,7 @@ def test_runs_beside_each_other_never_mix_their_tasks() -> None:
             meet.wait(60)
             seen.append(current_task() is mine)
 
-    threads = [threading.Thread(target=in_thread, args=(each,)) for each in held]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*(partial(in_thread, each) for each in held))
     assert seen == [True] * len(held)
 
     async def in_loop(mine: Task, everybody: asyncio.Barrier) -> bool:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two mints on one PostgreSQL write one log: one order, one history, files at each of them."""
 
-import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from arx_caps.audit.store.publisher import Publisher
 from tests.audit.batches import batch_of, decision, facts, sources_of
 from tests.audit.world import LOG
 from tests.postgres import Postgres
+from tests.servers import run_together
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("LOG 1.1", "LOG 1.8")]
 ROUNDS, AT_ONCE = 12, 50
@@ -39,14 +40,7 @@ def test_two_writers_make_one_log(postgres: Postgres, tmp_path: Path) -> None:
     """No record is there twice, no two checkpoints contradict each other, and both sets of files are the same log."""
     url, seen = postgres.database(), ([], [])  # type: tuple[list[bytes], list[bytes]]
     names = ("one", "two")
-    threads = [
-        threading.Thread(target=write, args=(url, tmp_path / name, name, shown))
-        for name, shown in zip(names, seen, strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*(partial(write, url, tmp_path / name, name, shown) for name, shown in zip(names, seen, strict=True)))
     with LogStore(url) as store:
         marks = {source.boot: source.high_water for source in sources_of(store)}
         assert marks == dict.fromkeys((*names, "both"), ROUNDS * AT_ONCE)

@@ -2,7 +2,7 @@
 """Kill, freeze and thaw in the console: the preview, the page of each kill, what is frozen, and attacks on the form."""
 
 import re
-import threading
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +15,7 @@ from arx_verifier.clock import now_ms
 from arx_verifier.revocation.follower import Follower
 from tests.console.harness import Browser, link_of, operator_with, sign_in
 from tests.mint.harness import AGENT, Harness
-from tests.servers import until
+from tests.servers import run_together, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.sqlite, pytest.mark.spec("CONTROL 4.7")]
 SESSION = "session:s-abcdefghijklmnop"
@@ -134,11 +134,7 @@ def test_a_form_sent_twice_kills_once(live: Harness) -> None:
         )
         seen.append(answer.headers["location"])
 
-    threads = [threading.Thread(target=click) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*[click] * 4)
     assert len(set(seen)) == 1
     assert len(events(live, "targets.killed")) == 1
     send(browser, SESSION)
@@ -159,11 +155,7 @@ def test_a_record_leads_to_the_dialog_with_all_its_targets(live: Harness) -> Non
 def test_two_operators_at_once(live: Harness) -> None:
     """Each has a kill of its own with its own name, and the form of one is no repeat of the other's."""
     browsers = [sign_in(live), sign_in(live, operator_with(live, "ada", "responder"))]
-    threads = [threading.Thread(target=send, args=(browser, SESSION), kwargs={"form": "same"}) for browser in browsers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*(partial(send, browser, SESSION, form="same") for browser in browsers))
     assert {event["by"] for event in events(live, "targets.killed")} == {"operator:root", "operator:ada"}
     assert len({path_of(browser) for browser in browsers}) == 2
 

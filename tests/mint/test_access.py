@@ -2,6 +2,7 @@
 """Who may call the mint: a caller needs a proof, of its own key, and each proof works once."""
 
 import threading
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -18,6 +19,7 @@ from arx_verifier.token import wire
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.macaroon import Macaroon
 from tests.mint.harness import AGENT, ISSUER, LOOKUP, Harness, Holder, now_ms
+from tests.servers import run_together
 
 
 def sample(path: str) -> str:
@@ -201,11 +203,7 @@ def test_one_assertion_in_many_hands_opens_one_session(unit: Harness) -> None:
                     continue
                 return
 
-        threads = [threading.Thread(target=use, args=((unit.mint.db, other)[n % 2],)) for n in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_together(*(partial(use, (unit.mint.db, other)[n % 2]) for n in range(8)))
     assert sorted(answers) == ["ok"] + ["replayed"] * 7
 
 

@@ -19,6 +19,7 @@ from arx_verifier.token.targets import subject_target
 from tests.mint.harness import AGENT, ISSUER, now_ms, open_unit
 from tests.mint.login import MINT_CLIENT, REDIRECT, VERIFIER, Flow, Issuer, claims_of, issuer
 from tests.mint.oauth import PARAMS, RESOURCE
+from tests.servers import run_together
 
 pytestmark = pytest.mark.spec("CONTROL 5.8")
 
@@ -243,11 +244,7 @@ def test_an_issuer_that_is_away_is_asked_once(flow: Flow, idp: Issuer, monkeypat
         barrier.wait()
         errors.append(flow.answer_of(flow.begin())["error"])
 
-    threads = [threading.Thread(target=begin) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*[begin] * 4)
     begun = flow.answer_of(flow.begin())
     assert ([*errors, begun["error"]], len(idp.asked)) == (["temporarily_unavailable"] * 5, 1)
     idp.metadata = {}

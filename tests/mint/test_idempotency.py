@@ -2,6 +2,7 @@
 """A call with a key is done once: repeated, raced, or cut off between the change and the answer."""
 
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from arx_caps.mint.api.routes.work import sessions
 from arx_caps.mint.db.tables import ENROLMENTS, REPEATS
 from arx_verifier.errors import RequestError
 from tests.mint.harness import LOOKUP, Harness, Holder, now_ms
+from tests.servers import run_together
 
 pytestmark = pytest.mark.spec("CONTROL 4.4")
 
@@ -128,11 +130,7 @@ def test_of_many_at_once_one_is_done(unit: Harness) -> None:
         barrier.wait()
         answers.append(unit.client.post("/v1/tasks", json=LOOKUP, headers=mine))
 
-    threads = [threading.Thread(target=ask, args=(mine,)) for mine in headers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*(partial(ask, mine) for mine in headers))
     assert [answer.status_code for answer in answers] == [201] * 8
     assert len({answer.json()["bundle"] for answer in answers}) == kinds(unit, "task.started") == 1
 

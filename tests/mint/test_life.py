@@ -3,6 +3,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from arx_verifier.token.wire import bytes_of
 from arx_verifier.verification.verifier import Verifier
 from tests.mint.dying import patiently
 from tests.mint.harness import AGENT, LOOKUP, Harness, Holder, client_of, make_realm, now_ms
+from tests.servers import run_together
 
 pytestmark = pytest.mark.servers
 
@@ -268,7 +270,6 @@ def test_without_its_store_a_mint_does_not_start(realm: Realm, tmp_path: Path) -
 
 def test_many_agents_at_once(live: Harness, orders: Verifier) -> None:
     """Concurrent sessions and tasks each get their own, and all of them work."""
-    import threading
 
     keys = [live.enrol(f"acme/support/a{n}") for n in range(6)]
     done: list[Any] = []
@@ -278,10 +279,6 @@ def test_many_agents_at_once(live: Harness, orders: Verifier) -> None:
         task, bundle = start_task(holder)
         done.append((task, ask(orders, bundle), holder.call("DELETE", f"/v1/tasks/{task}").status_code))
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*(partial(work, n) for n in range(6)))
     assert len({task for task, _, _ in done}) == 6
     assert {outcome for _, *outcome in map(list, done) for outcome in [tuple(outcome)]} == {("ok", 200)}

@@ -3,6 +3,7 @@
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from arx_caps.mint.db.tables import AGENTS, METADATA
 from arx_verifier.errors import SettingsError, StoreError
 from tests.cli.helpers import arx
 from tests.mint.schema import SCHEMA, schema, wrong_names
-from tests.servers import BOTH, empty_database
+from tests.servers import BOTH, empty_database, run_together
 
 
 @pytest.fixture(params=BOTH)
@@ -106,11 +107,7 @@ def test_two_mints_that_start_at_once_make_the_tables_once(url: str) -> None:
             found.append(db.create())
 
     both = threading.Barrier(2)
-    threads = [threading.Thread(target=start, args=(both,)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*(partial(start, both) for _ in range(2)))
     assert sorted(map(str, found)) == [migrations.HEAD, "None"]
 
 

@@ -4,6 +4,7 @@
 import os
 import re
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from arx_verifier.names import matches_tool
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.macaroon import Macaroon
 from tests.mint.harness import AGENT, ISSUER, Harness, Holder
+from tests.servers import run_together
 
 pytestmark = pytest.mark.spec("CONTROL 1.6")
 
@@ -152,11 +154,7 @@ def test_the_last_one_who_may_everything_stays(unit: Harness) -> None:
         ready.wait()
         codes.append(holder.call("PATCH", f"/v1/operators/{name}", {"role": "read-only"}).status_code)
 
-    threads = [threading.Thread(target=demote, args=pair) for pair in zip(holders, names, strict=True)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*(partial(demote, *pair) for pair in zip(holders, names, strict=True)))
     # The later one was demoted before its call, or found itself to be the last.
     assert codes.count(200) == 1
     admins = [row for row in unit.mint.db.operators.list() if row.role == ADMIN]

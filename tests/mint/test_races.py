@@ -22,7 +22,7 @@ from arx_caps.mint.db.tables import AGENTS, HIGH_WATER, SESSIONS
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, StoreError
 from tests.postgres import Postgres
-from tests.servers import until
+from tests.servers import run_together, until
 
 AGENT = "acme/support"
 MARK = HighWater("h", 1, 1000)
@@ -55,11 +55,7 @@ def at_once(*calls: Callable[[], Any]) -> list[str]:
         except ArxError as error:
             done[place] = error.code
 
-    threads = [threading.Thread(target=run, args=each) for each in enumerate(calls)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*(partial(run, *each) for each in enumerate(calls)))
     return done
 
 

@@ -14,6 +14,7 @@ from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER
 from tests.mint.harness import ISSUER, now_ms, open_live
 from tests.mint.login import POLICY, Flow, Issuer, claims_of, settings
 from tests.mint.oauth import RESOURCE
+from tests.servers import run_together
 
 pytestmark = [pytest.mark.spec("CONTROL 5.9"), pytest.mark.servers]
 
@@ -113,11 +114,7 @@ def test_two_at_once_leave_one(live_flow: Flow) -> None:
             barrier.wait()
             answers.append(flow.refresh(token).json())
 
-        threads = [threading.Thread(target=ask) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_together(*[ask] * 2)
         live = [answer for answer in answers if flow.client.active(answer["access_token"])]
         assert len(live) == 1, answers
         [gone] = [answer for answer in answers if answer is not live[0]]

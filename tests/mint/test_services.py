@@ -14,6 +14,7 @@ from arx_verifier.journal.decision import Decision, InMemoryDecisions
 from arx_verifier.token.wire import bytes_of
 from tests.audit.batches import batch_of, decision, facts
 from tests.mint.harness import Harness, Holder, now_ms
+from tests.servers import run_together
 
 
 def invited(harness: Harness, audience: str = "orders") -> str:
@@ -183,11 +184,7 @@ def test_an_enrolment_token_is_accepted_once(unit: Harness) -> None:
         ready.wait()
         codes.append(join(unit, enrolment)[1]["status"])
 
-    threads = [threading.Thread(target=race) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*[race] * 4)
     assert sorted(codes) == [201, 401, 401, 401]
     _, again = join(unit, enrolment)
     assert again["code"] == "bad_enrolment"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One call's unit of work: its key, its proofs and its events are written with its change, or not at all."""
 
-import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.work.repeats import Claim, Made
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import AuditError, GrantError
+from tests.servers import run_together
 
 MADE = Event.of("agent.enrolled", "operator:root", agent="acme/x")
 
@@ -105,10 +106,6 @@ def test_two_threads_share_no_unit_of_work(db: MintDatabase) -> None:
             refused.append(str(error))
 
     with db.unit(one_change=True) as unit:
-        threads = [threading.Thread(target=use, args=(step,)) for step in ("spend", "record")]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_together(*(partial(use, step) for step in ("spend", "record")))
     assert refused == ["a unit of work belongs to the thread that opened it: open another"] * 2
     assert (db.outbox.after(0), spend(db, "spend")) == ([], "ok")

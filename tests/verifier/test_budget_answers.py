@@ -2,7 +2,6 @@
 """What a caller hears of a budget: what is left with an answer, and by how much it was too little with a refusal."""
 
 import json
-import threading
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +15,7 @@ from starlette.testclient import TestClient
 from arx_verifier import AccessError, ArxMiddleware, ArxWSGI, Rule, current_grant, protect
 from arx_verifier.errors import AuditError, StoreError
 from arx_verifier.testing import UnsafeTestRealm
+from tests.servers import run_together
 from tests.support import FullDecisions
 
 pytestmark = pytest.mark.spec("17.4")
@@ -165,10 +165,6 @@ def test_many_threads_spend_what_there_is() -> None:
             except AccessError as error:
                 codes.append(error.code)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*[work] * 8)
     assert Counter(codes) == {"ok": 40, "budget_exhausted": 120}
     assert json.dumps(made.decisions.decisions[-1].to_dict())

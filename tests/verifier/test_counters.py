@@ -16,7 +16,7 @@ from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.verification.nonces import APART_MS, MemoryNonces, RedisNonces
 from arx_verifier.verification.verifier import Verifier
-from tests.servers import until
+from tests.servers import run_together, until
 
 pytestmark = pytest.mark.spec("8.3")
 
@@ -62,11 +62,7 @@ def test_of_many_threads_one_spends() -> None:
         barrier.wait()
         wins.extend(i for i in range(500) if store.spend(f"n{i}", T0 + 15_000, T0 + i))
 
-    threads = [threading.Thread(target=race) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*[race] * 8)
     assert sorted(wins) == list(range(500))
 
 

@@ -4,8 +4,8 @@
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from arx_verifier.errors import AuditError, SettingsError
 from arx_verifier.journal.reader import read_journal
 from arx_verifier.journal.segment import HEADER_BYTES, is_last
+from tests.servers import run_together
 from tests.verifier.journals import KIB, T0, allow, deny, files, small
 
 pytestmark = pytest.mark.spec("15.3")
@@ -167,11 +168,7 @@ def test_threads_share_a_journal(tmp_path: Path, mode: str) -> None:
         for i in range(start, start + 100):
             journal.append(allow(i))
 
-    threads = [threading.Thread(target=write, args=(start,)) for start in range(0, 800, 100)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*(partial(write, start) for start in range(0, 800, 100)))
     journal.close()
     read = list(read_journal(tmp_path))
     assert {decision.tool for decision in read} == {f"tool.{i}" for i in range(800)}

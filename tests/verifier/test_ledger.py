@@ -38,6 +38,7 @@ from arx_verifier.ledger.pools import (
     number_of,
 )
 from tests.ledgers import look, new_ledger, only_bucket
+from tests.servers import run_together
 from tests.support import QUICK
 from tests.verifier import ledger_model
 from tests.verifier.ledger_model import LedgerState, ModelLedger
@@ -743,11 +744,7 @@ def test_threads_share_slices_and_overspend_nothing() -> None:
     def work() -> None:
         got.append(sum(isinstance(leased.take("draw", "", [draw(1, most=1000)]), Taken) for _ in range(400)))
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*[work] * 8)
     assert sum(got) == 1000
     leased.close()
     assert ledger.state.pools[draw(1).pool].committed == 1000
