@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import update
 
@@ -390,6 +391,18 @@ def test_a_bound_call_shows_the_key_of_each_holder(unit: Harness) -> None:
     page = sign_in(unit).get("/console/decisions/5")
     assert [key.public in page for key in (FIRST, SECOND, THIRD)] == [True] * 3
     require_well_formed(page)
+
+
+@pytest.mark.spec("12.11")
+@pytest.mark.parametrize("box", ["none", "bubblewrap", None])
+def test_a_call_shows_the_box_that_its_client_states(unit: Harness, box: str | None) -> None:
+    """Beside what the mint has proven, as the client's word; nothing without a statement."""
+    take(unit, [msgspec.structs.replace(BOUND, box=box)], 6)
+    browser = sign_in(unit)
+    page = browser.get("/console/decisions/5")
+    assert browser.status == 200
+    assert (f"; box: {box}, as its client says" in page) == (box is not None)
+    assert ("box:" in page) == (box is not None)
 
 
 @pytest.mark.spec("LOG 1.11")
