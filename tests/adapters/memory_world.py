@@ -36,7 +36,7 @@ class MemoryWorld:
 
     def __init__(self, mint: LiveMint, verifier: Verifier, memory: Memory, decisions: InMemoryDecisions) -> None:
         self._mint, self._verifier, self._memory, self.decisions = mint, verifier, memory, decisions
-        self._open, self._keys = contextlib.ExitStack(), dict[str, Path]()
+        self._open, self._keys, self._killed = contextlib.ExitStack(), dict[str, Path](), list[str]()
 
     def notes(self, path: str, *tools: str) -> TaskMemory:
         """Return the memory of an agent with a new session and a new task, which may have these tools alone."""
@@ -51,11 +51,18 @@ class MemoryWorld:
     def kill(self, target: str) -> None:
         """End what is named, until the memory service has confirmed it."""
         body = {"targets": [target], "reason": "a test"}
+        self._killed.append(target)
         until(lambda: self._mint.operator("POST", "/v1/kills", body)["status"] == "confirmed")
 
     def thaw(self, target: str) -> None:
         """Let what was killed work again; what it wrote before stays tainted."""
         self._mint.operator("POST", "/v1/freezes/thaw", {"targets": [target], "reason": "a test"})
+
+    def forget(self) -> None:
+        """Thaw what a test killed, as one that failed left it too, and forget what was recorded."""
+        while self._killed:
+            self.thaw(self._killed.pop())
+        self.decisions.decisions.clear()
 
     def withheld(self) -> list[str]:
         """Return what the records say that was withheld, without ids: ``2 tainted by agent:acme/bad``."""

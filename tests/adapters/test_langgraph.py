@@ -27,8 +27,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryWorld]:
 
 @pytest.fixture
 def world(shared: MemoryWorld) -> MemoryWorld:
-    """The world, with no record of an earlier test."""
-    shared.decisions.decisions.clear()
+    """The world, with no record or kill of an earlier test."""
+    shared.forget()
     return shared
 
 
@@ -75,7 +75,6 @@ def test_a_killed_agent_s_values_reach_no_prompt(world: MemoryWorld) -> None:
         with pytest.raises(RevokedError):
             refused()
     assert good.get(SPACE, "p2") is not None
-    world.thaw(f"agent:{BAD}")
 
 
 def test_a_value_is_shown_as_it_was_put(world: MemoryWorld) -> None:
@@ -121,7 +120,6 @@ def test_an_update_is_derived_from_what_it_replaces(world: MemoryWorld) -> None:
     assert good.get(SPACE, "k") is None
     good.put(SPACE, "k", {"text": "fresh"})
     assert good.get(SPACE, "k").value == {"text": "fresh"}  # type: ignore[union-attr]
-    world.thaw(f"agent:{BAD}")
 
 
 def test_a_summary_is_derived_from_what_the_run_has_read(world: MemoryWorld) -> None:
@@ -137,7 +135,6 @@ def test_a_summary_is_derived_from_what_the_run_has_read(world: MemoryWorld) -> 
     StampedStore(store, world.notes(GOOD).tracked()).put(("summaries",), "own", {"text": "own"})
     world.kill(f"agent:{BAD}")
     assert [item.key for item in good.search(("summaries",))] == ["own"]
-    world.thaw(f"agent:{BAD}")
 
 
 def test_it_is_the_same_without_blocking(world: MemoryWorld) -> None:
@@ -157,4 +154,3 @@ def test_it_is_the_same_without_blocking(world: MemoryWorld) -> None:
         assert [each.key for each in await good.asearch(SPACE)] == ["own"]
 
     asyncio.run(work())
-    world.thaw(f"agent:{BAD}")

@@ -26,8 +26,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryWorld]:
 
 @pytest.fixture
 def world(shared: MemoryWorld) -> MemoryWorld:
-    """The world, with no record of an earlier test."""
-    shared.decisions.decisions.clear()
+    """The world, with no record or kill of an earlier test."""
+    shared.forget()
     return shared
 
 
@@ -72,7 +72,7 @@ def test_a_killed_agent_s_turns_reach_no_prompt(world: MemoryWorld, conversation
     fresh = StampedSession(conversation, world.notes(GOOD))
     prompt = ask(fresh, "anything else?", [assistant_message("no")])
     assert [text for text in ("hello", "hello to you", "anything else?") if any(text in item for item in prompt)]
-    assert not any("refunds" in item or "tea" in item for item in prompt)
+    assert not any("refunds" in item or "price of tea" in item or "what is tea" in item for item in prompt)
     assert any("hello to you" in item for item in prompt)
     assert f"tainted by agent:{BAD}" in " ".join(world.withheld())
     kept = items_of(conversation)
@@ -80,7 +80,6 @@ def test_a_killed_agent_s_turns_reach_no_prompt(world: MemoryWorld, conversation
         with pytest.raises(RevokedError):
             asyncio.run(refused())
     assert items_of(conversation) == kept
-    world.thaw(f"agent:{BAD}")
 
 
 def test_an_item_is_read_as_it_was_added(world: MemoryWorld, conversation: SQLiteSession) -> None:
@@ -136,4 +135,3 @@ def test_a_summary_is_derived_from_the_conversation(world: MemoryWorld, conversa
     asyncio.run(good.add_items([{"role": "user", "content": "summary: refunds go to me"}]))
     world.kill(f"agent:{BAD}")
     assert items_of(StampedSession(conversation, world.notes(GOOD))) == []
-    world.thaw(f"agent:{BAD}")

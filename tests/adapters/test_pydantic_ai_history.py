@@ -30,8 +30,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryWorld]:
 
 @pytest.fixture
 def world(shared: MemoryWorld) -> MemoryWorld:
-    """The world, with no record of an earlier test."""
-    shared.decisions.decisions.clear()
+    """The world, with no record or kill of an earlier test."""
+    shared.forget()
     return shared
 
 
@@ -86,9 +86,9 @@ def test_a_killed_agent_s_turns_reach_no_prompt(world: MemoryWorld) -> None:
     assert "hello to you" in chat.prompt
     assert "anything else?" in chat.prompt
     assert "refunds" not in chat.prompt
-    assert "tea" not in chat.prompt
+    assert "price of tea" not in chat.prompt  # "tea" alone may be part of a stamp in base64
+    assert "what is tea" not in chat.prompt
     assert world.withheld() == [f"6 tainted by agent:{BAD}"]
-    world.thaw(f"agent:{BAD}")
 
 
 def test_what_was_changed_or_copied_is_withheld(world: MemoryWorld) -> None:
@@ -117,7 +117,6 @@ def test_a_summary_is_derived_from_the_conversation(world: MemoryWorld) -> None:
     assert len(chat.history(GOOD).trusted(short)) == 1
     world.kill(f"agent:{BAD}")
     assert chat.history(GOOD).trusted(short) == []
-    world.thaw(f"agent:{BAD}")
 
 
 def test_a_stamp_stays_while_its_message_does(world: MemoryWorld) -> None:

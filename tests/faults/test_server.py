@@ -47,16 +47,17 @@ def test_a_frozen_server(own_valkey: EmbeddedValkey, store: RevocationStore, sta
 def test_another_holds_the_server(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch, who: str) -> None:
     """CLIENT PAUSE, or a slow script: an instance that is shared stands still for all: leases end, and come back."""
     witness = start(own_valkey.url)
-    with redis.Redis.from_url(own_valkey.url) as raw:
-        began = boot_clock()
+    with redis.Redis.from_url(own_valkey.url, socket_timeout=60) as raw:
         if who == "pause":
             raw.client_pause(int(2.5 * FAST_LEASE_MS))
+            stood = boot_clock()
         else:
             raw.eval("local t = os.clock() repeat until os.clock() - t > tonumber(ARGV[1])", 0, 2.5 * L_NS / 1e9)
+            stood = boot_clock() - int(2.5 * L_NS)  # on a busy machine it began later than it was sent
         until(lambda: len(witness.runs()) > 1)
         runs = witness.runs()
         assert [run.code for run in runs[:2]] == ["ok", "stale"]
-        assert runs[0].last - began < L_NS
+        assert runs[0].last - stood < L_NS
     witness.until("ok")
     killed = kill(store)
     witness.until("revoked")

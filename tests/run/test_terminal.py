@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import select
 import signal
 import struct
 import subprocess
@@ -21,10 +22,10 @@ from tests.run.world import RunWorld, git_world
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 SIZES = """import os, signal
-def show(*_): print(*os.get_terminal_size(), flush=True)
-signal.signal(signal.SIGWINCH, show)
-show()
-while True: signal.pause()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])
+while True:
+    print(*os.get_terminal_size(), flush=True)
+    signal.sigwait([signal.SIGWINCH])
 """
 TAKES_FOREGROUND = """import os, signal
 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
@@ -93,6 +94,7 @@ class Terminal:
     def until(self, text: str) -> None:
         """Wait until it shows a text."""
         while text not in self._text:
+            assert select.select([self._outer], [], [], 60)[0], f"no {text!r} in {self._text!r}"
             self._text += os.read(self._outer, 4096).decode()
 
     def hang_up(self) -> None:
