@@ -12,7 +12,6 @@ from typing import Any, Final, Literal, NamedTuple, cast
 
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.operators import OperatorRow
 from arx_caps.mint.db.repositories.work.approvals import (
     APPROVED,
     DENIED,
@@ -21,10 +20,8 @@ from arx_caps.mint.db.repositories.work.approvals import (
     WITHDRAWN,
     ApprovalAnswer,
     ApprovalWithTask,
-    ShownMark,
 )
-from arx_caps.mint.db.repositories.work.sessions import SessionRow
-from arx_caps.mint.db.repositories.work.tasks import TaskRow
+from arx_caps.mint.db.tables import OperatorRow, SessionRow, ShownMark, TaskRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.operator_role import role_of

@@ -11,10 +11,10 @@ from arx_caps.mint.connections import connect
 from arx_caps.mint.connections.account_issuer import IssuedTokens, issuer_of
 from arx_caps.mint.connections.end import drop_abandoned, end_accounts
 from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, new_key, open_tokens
-from arx_caps.mint.db.repositories.oauth.connections import LinkRow
+from arx_caps.mint.db.tables import LinkRow
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, SettingsError, UnavailableError
-from tests.mint.test_connections import ANN, Accounts, accounts, live_accounts
+from tests.mint.test_connections import ANN, Accounts, accounts, link_row, live_accounts
 from tests.servers import until
 
 __all__ = ["accounts", "live_accounts"]
@@ -26,8 +26,8 @@ REFRESH = "canary-refresh-of-a-page"
 def hold(accounts: Accounts, account: str, until_ms: int = 60_000, **about: Any) -> LinkRow:
     """Have an account wait for the word of Ann, and return its link's row."""
     born = accounts.mint.kills.born()
-    named = (connect.digest_of(os.urandom(32)), "tracker", ANN, "ann", ("repo.read",), now_ms() + until_ms)
-    link = LinkRow(*named, born.incarnation, born.seq, connect.digest_of(PAGE))
+    terms = {"scopes": ("repo.read",), "until": now_ms() + until_ms, "cookie": connect.digest_of(PAGE)}
+    link = link_row(connect.digest_of(os.urandom(32)), ANN, born, **terms)
     db = accounts.mint.db.connections
     db.add_link(link, new_key(accounts.mint, ANN, now_ms())[1])
     accounts.tracker.grants[REFRESH] = (account, "repo.read")

@@ -10,8 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.repositories.work.grants import GrantRow
-from arx_caps.mint.db.tables import SESSIONS, TASKS
+from arx_caps.mint.db.tables import SESSIONS, TASKS, GrantRow
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 from tests.mint.test_races import MARK, SOME, dbs, enrol, open_session, start_task

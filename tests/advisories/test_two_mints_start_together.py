@@ -16,7 +16,8 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.repositories.operations.epoch import RECALLED, Freeze
+from arx_caps.mint.db.repositories.operations.epoch import RECALLED
+from arx_caps.mint.db.tables import Freeze
 from tests.mint.harness import make_realm
 from tests.mint.processes import MintProcess
 from tests.postgres import Postgres

@@ -11,10 +11,9 @@ from arx_caps.mint.api.routes.oauth.connect import _show_own
 from arx_caps.mint.connections import connect
 from arx_caps.mint.connections.account_issuer import IssuedTokens, issuer_of
 from arx_caps.mint.connections.vault import new_key
-from arx_caps.mint.db.repositories.oauth.connections import LinkRow
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
-from tests.mint.test_connections import ANN, BOB, Accounts, accounts
+from tests.mint.test_connections import ANN, BOB, Accounts, accounts, link_row
 
 __all__ = ["accounts"]
 pytestmark = pytest.mark.spec("CONTROL 9.1", "CONTROL 9.2")
@@ -33,8 +32,8 @@ def wait(accounts: Accounts, subject: str, account: str = NAME) -> bytes:
     """Have an account that the issuer names wait for its person; return the secret of the browser."""
     mint, page, token = accounts.mint, os.urandom(32), f"access-{os.urandom(8).hex()}"
     born = mint.kills.born()
-    named = (connect.digest_of(os.urandom(32)), "tracker", subject, "p", ("repo.read",), now_ms() + 60_000)
-    link = LinkRow(*named, born.incarnation, born.seq, connect.digest_of(page))
+    digest, cookie = connect.digest_of(os.urandom(32)), connect.digest_of(page)
+    link = link_row(digest, subject, born, scopes=("repo.read",), cookie=cookie)
     mint.db.connections.add_link(link, new_key(mint, subject, now_ms())[1])
     accounts.tracker.tokens[token] = (account, "repo.read", 2.0**62)
     accounts.tracker.grants[f"refresh-{token}"] = (account, "repo.read")

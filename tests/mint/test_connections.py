@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,8 +18,10 @@ from arx_caps.mint.connections.account_issuer import RefreshRefusedError, issuer
 from arx_caps.mint.connections.connect import open_page, start_page
 from arx_caps.mint.connections.end import end_accounts
 from arx_caps.mint.connections.vault import HeldAccess, HeldTokens, TokenSeal, new_key, open_key, open_tokens
+from arx_caps.mint.context import Born
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.oauth.connections import ConnectionRow, LinkRow, account_lock
+from arx_caps.mint.db.repositories.oauth.connections import account_lock
+from arx_caps.mint.db.tables import ConnectionRow, LinkRow
 from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.login.issuer_client import IssuerBusyError
 from arx_caps.mint.policy.issuers import Issuer
@@ -33,6 +36,25 @@ from tests.mint.issuer import served
 
 pytestmark = pytest.mark.spec("CONTROL 9.1", "CONTROL 9.3")
 ANN, BOB = (subject_target("https://login.example", name) for name in ("ann", "bob"))
+
+
+def link_row(digest: str, subject: str, born: Born | None = None, **fields: Any) -> LinkRow:
+    """Return a link of a person to the tracker, which lives for a minute."""
+    at = {"incarnation": born.incarnation, "born": born.seq} if born else {"incarnation": "i", "born": 0}
+    usual = {"name": "tracker", "person": "p", "scopes": (), "until": now_ms() + 60_000}
+    return LinkRow(**{"digest": digest, "subject": subject} | at | usual | fields)
+
+
+def connection_row(which: str, subject: str, born: Born, **fields: Any) -> ConnectionRow:
+    """Return an open account of a person at the tracker."""
+    usual = {
+        "name": "tracker",
+        "person": "p",
+        "status": "open",
+        "created_at": now_ms(),
+        "incarnation": born.incarnation,
+    }
+    return ConnectionRow(**{"id": which, "subject": subject, "born": born.seq} | usual | fields)
 
 
 class Accounts:
@@ -55,11 +77,10 @@ class Accounts:
         which, cookie = "c-" + chr(ord("`") + self.made) * 16, f"cookie-{self.made}"
         refresh = f"canary-refresh-{self.made}"
         self.tracker.grants[refresh] = (account, "repo.read repo.write")
-        link = LinkRow(cookie, "tracker", subject, "p", (), now_ms() + 60_000, "i", 0, cookie)
+        link = link_row(cookie, subject, cookie=cookie)
         self.mint.db.connections.add_link(link, new_key(self.mint, subject, now_ms())[1])
-        incarnation, born, _ = self.mint.epochs.view()
-        about = (which, "tracker", subject, "p", self.tracker.url, account, ("repo.read", "repo.write"))
-        row = ConnectionRow(*about, "open", now_ms(), incarnation, born)
+        account_of = {"issuer": self.tracker.url, "account": account, "scopes": ("repo.read", "repo.write")}
+        row = connection_row(which, subject, self.mint.kills.born(), **account_of)
         seal = TokenSeal(self.mint, row, HeldTokens(refresh=refresh))
         what = Event.of("connection.connected", "mint", connection=which, subject=subject, account=account)
         self.mint.db.connections.add(cookie, row, seal, what, {account}, shared=shared)

@@ -10,9 +10,8 @@ from arx_caps.audit.store.tables import RECORD
 from arx_caps.cli.commands.doctor.history import check_history
 from arx_caps.credentials.jose import KeyFile
 from arx_caps.mint.audit.feeds import KILLS, _kill
-from arx_caps.mint.db.repositories.operations.epoch import Freeze
 from arx_caps.mint.db.repositories.operations.kills import KillStep
-from arx_caps.mint.db.tables import MEMORY_KEYS
+from arx_caps.mint.db.tables import MEMORY_KEYS, Freeze
 from arx_caps.mint.revocation.freezes import freezes_of
 from arx_caps.mint.revocation.logged_freezes import find_missing
 from arx_caps.mint.runtime import MintRuntime

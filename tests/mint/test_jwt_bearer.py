@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arx_caps.credentials.access_token import AccessToken, read_access_token
-from arx_caps.mint.db.repositories.work.sessions import SessionRow
+from arx_caps.mint.db.tables import SessionRow
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER
 from tests.dpop import Prover
 from tests.mint.harness import AGENT, ISSUER, Harness, now_ms

@@ -20,14 +20,14 @@ from arx_caps.mint.connections.vault import (
     rotate_key,
 )
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.oauth.connections import ACCOUNTS_LOCK, MOST_LINKS, ConnectionRow, LinkRow
+from arx_caps.mint.db.repositories.oauth.connections import ACCOUNTS_LOCK, MOST_LINKS
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import SettingsError
 from tests.cli.test_doctor_connections import found
 from tests.gateway.people import SECRET
 from tests.mint.dying import SHORT_LEASE, Crasher, at_every_step, count, crasher
 from tests.mint.harness import Harness
-from tests.mint.test_connections import ANN, BOB, Accounts, accounts
+from tests.mint.test_connections import ANN, BOB, Accounts, accounts, connection_row, link_row
 
 __all__ = ["accounts", "crasher"]
 pytestmark = pytest.mark.spec("CONTROL 9.1")
@@ -40,7 +40,7 @@ def key_of(accounts: Accounts, subject: str) -> PersonKey:
 def test_a_rotation_seals_all_that_a_person_has(accounts: Accounts) -> None:
     """Connections and an account that waits for the person; the key before opens none of them."""
     row, other = accounts.add(ANN, "ann-t"), accounts.add(BOB, "bob-t")
-    link = LinkRow("d" * 64, "tracker", ANN, "ann", (), now_ms() + 60_000, "i", 0, digest_of(b"page"))
+    link = link_row("d" * 64, ANN, cookie=digest_of(b"page"))
     db = accounts.mint.db.connections
     db.add_link(link, new_key(accounts.mint, ANN, now_ms())[1])
     waits = msgspec.structs.replace(link, account="new", granted={})
@@ -108,9 +108,7 @@ def test_a_link_of_a_person_with_a_key_waits_for_no_other_person(accounts: Accou
     """The lock of first links and erasures is held meanwhile; of unused links, the newest stay."""
     accounts.add(ANN, "ann-t")
     db, key = accounts.mint.db, new_key(accounts.mint, ANN, now_ms())[1]
-    links = [
-        LinkRow(f"{n:064}", "tracker", ANN, "ann", (), now_ms() + 60_000 + n, "i", 0) for n in range(MOST_LINKS + 1)
-    ]
+    links = [link_row(f"{n:064}", ANN, until=now_ms() + 60_000 + n) for n in range(MOST_LINKS + 1)]
     before = db.connections.person_key(ANN)
     with db.alone(ACCOUNTS_LOCK):
         for link in links:
@@ -156,10 +154,8 @@ def test_a_mint_that_dies_in_a_rotation_loses_nothing(live: Harness, crasher: Cr
     mint, rows = live.mint, []
     for number, subject in enumerate((ANN, BOB)):
         born = mint.kills.born()
-        about = (f"c-{number}", "tracker", subject, "p", "i", str(number), (), "open", now_ms())
-        row = ConnectionRow(*about, born.incarnation, born.seq)
-        named = (f"d-{number}", "tracker", subject, "p", (), now_ms() + 60_000)
-        link = LinkRow(*named, born.incarnation, born.seq, f"k-{number}")
+        row = connection_row(f"c-{number}", subject, born, issuer="i", account=str(number), scopes=())
+        link = link_row(f"d-{number}", subject, born, cookie=f"k-{number}")
         mint.db.connections.add_link(link, new_key(mint, subject, now_ms())[1])
         what = Event.of("connection.connected", "mint", connection=row.id)
         seal = TokenSeal(mint, row, HeldTokens(refresh=f"refresh-{number}"))

@@ -15,10 +15,7 @@ from arx_caps.database import engines
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
-from arx_caps.mint.db.repositories.work.grants import GrantRow
-from arx_caps.mint.db.repositories.work.sessions import SessionRow
-from arx_caps.mint.db.repositories.work.tasks import TaskRow
-from arx_caps.mint.db.tables import AGENTS, HIGH_WATER, SESSIONS
+from arx_caps.mint.db.tables import AGENTS, HIGH_WATER, SESSIONS, GrantRow, SessionRow, TaskRow
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, StoreError
 from tests.postgres import Postgres
@@ -73,12 +70,37 @@ def enrol(db: MintDatabase, path: str = AGENT) -> None:
 
 def session_row(name: str, agent: str = AGENT) -> SessionRow:
     now = now_ms()
-    return SessionRow(name, agent, "j", "open", "p", now, now + 60_000, now + 60_000, "h", 1)
+    return SessionRow(
+        id=name,
+        agent=agent,
+        jkt="j",
+        status="open",
+        policy="p",
+        opened_at=now,
+        expires_at=now + 60_000,
+        ends_at=now + 60_000,
+        incarnation="h",
+        born=1,
+    )
 
 
 def task_row(name: str, session: str) -> TaskRow:
     now = now_ms()
-    return TaskRow(name, session, AGENT, "t", {}, [], "l", "open", "p", now, now + 60_000, "h", 1)
+    return TaskRow(
+        id=name,
+        session=session,
+        agent=AGENT,
+        template="t",
+        params={},
+        audiences=[],
+        link="l",
+        status="open",
+        policy="p",
+        started_at=now,
+        expires_at=now + 60_000,
+        incarnation="h",
+        born=1,
+    )
 
 
 def open_session(db: MintDatabase, name: str) -> None:

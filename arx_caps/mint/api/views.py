@@ -12,13 +12,9 @@ from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.api.endpoint import RouteAnswer
 from arx_caps.mint.context import KillView, MintContext
-from arx_caps.mint.db.repositories.identity.agents import AgentRow
-from arx_caps.mint.db.repositories.identity.holder_keys import HolderKeyRow
-from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN, OperatorRow
-from arx_caps.mint.db.repositories.work.grants import GrantRow
-from arx_caps.mint.db.repositories.work.sessions import SessionRow
-from arx_caps.mint.db.repositories.work.tasks import TaskRow
+from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN
 from arx_caps.mint.db.rows import fields_of
+from arx_caps.mint.db.tables import AgentRow, GrantRow, HolderKeyRow, OperatorRow, SessionRow, TaskRow
 from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.tasks.liveness import State, is_frozen, session_state, task_state
 from arx_caps.mint.tasks.stored_grant import StoredGrant

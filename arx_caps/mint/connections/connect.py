@@ -20,7 +20,7 @@ from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, new_key, open
 from arx_caps.mint.context import MINT, Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.keys import SealedRoot
-from arx_caps.mint.db.repositories.oauth.connections import ConnectionRow, LinkRow
+from arx_caps.mint.db.tables import ConnectionRow, LinkRow
 from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.login.issuer_client import SECRET_BYTES, digest_of
 from arx_caps.mint.login.oidc import PAGE_MS
@@ -49,7 +49,16 @@ def make_link(mint: MintContext, subject: Subject, name: str) -> str:
     home = issuer_of(mint, name)
     born, token = mint.kills.born(), wire.text_of(secrets.token_bytes(SECRET_BYTES))
     target, scopes, until = subject_target(subject.issuer, subject.name), home.terms.scopes, now_ms() + PAGE_MS
-    row = LinkRow(digest_of(token), name, target, subject.name, scopes, until, born.incarnation, born.seq)
+    row = LinkRow(
+        digest=digest_of(token),
+        name=name,
+        subject=target,
+        person=subject.name,
+        scopes=scopes,
+        until=until,
+        incarnation=born.incarnation,
+        born=born.seq,
+    )
     mint.db.connections.add_link(row, new_key(mint, target, now_ms())[1])
     return f"{mint.realm.issuer}{CONNECT}{token}"
 
@@ -166,8 +175,19 @@ def connect(mint: MintContext, page: bytes) -> str:
     which, terms, issuer, account = connection_of(row.digest), issuer_of(mint, row.name).terms, row.issuer, row.account
     if issuer != terms.issuer or account is None:
         raise denied("the settings of this connection have changed: call the tool again to get another link")
-    about = (which, row.name, row.subject, row.person, issuer, account, scopes)
-    made = ConnectionRow(*about, "open", now_ms(), row.incarnation, row.born)
+    made = ConnectionRow(
+        id=which,
+        name=row.name,
+        subject=row.subject,
+        person=row.person,
+        issuer=issuer,
+        account=account,
+        scopes=scopes,
+        status="open",
+        created_at=now_ms(),
+        incarnation=row.incarnation,
+        born=row.born,
+    )
     seal = TokenSeal(mint, made, tokens)
     facts = {"connection": which, "name": row.name, "account": account, "scopes": scopes}
     what = Event.of("connection.connected", MINT, subject=row.subject, **facts)

@@ -9,7 +9,8 @@ from arx_caps.mint.connections.account_issuer import issuer_of
 from arx_caps.mint.connections.vault import HeldTokens, PersonKey, SealError, open_key, open_tokens
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.oauth.connections import AccountRow, ConnectionRow, StoredKey
+from arx_caps.mint.db.repositories.oauth.connections import AccountRow
+from arx_caps.mint.db.tables import ConnectionRow, StoredKey
 from arx_caps.revocation.report import KillReport
 from arx_verifier.errors import GrantError, SettingsError
 

@@ -37,7 +37,7 @@ from arx_caps.mint.connections.vault import (
 )
 from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.oauth.connections import ConnectionRow
+from arx_caps.mint.db.tables import ConnectionRow
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.login.issuer_client import IssuerBusyError, digest_of
 from arx_caps.mint.tasks.token_exchange import PresentedTask, read_presented

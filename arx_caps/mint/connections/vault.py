@@ -11,7 +11,8 @@ from arx_caps.credentials.secret_source import SecretStruct
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.keys import PERSON_NAME, SealedRoot
-from arx_caps.mint.db.repositories.oauth.connections import AccountRow, Sealer, StoredKey
+from arx_caps.mint.db.repositories.oauth.connections import AccountRow, Sealer
+from arx_caps.mint.db.tables import StoredKey
 from arx_caps.mint.keys.root_keys import CLOSED, box, unbox
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, SettingsError

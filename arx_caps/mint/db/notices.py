@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import NOTIFICATIONS, WEBHOOKS
+from arx_caps.mint.db.tables import NOTIFICATIONS, WEBHOOKS, NoticeRow
 from arx_caps.revocation.targets import names_person
 
 WAITING: Final = "waiting"
@@ -74,21 +74,6 @@ NOTIFIED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 MAX_NAMES: Final = 32  # of a list of facts, such as the targets of a kill, in one notification
 _LIVE: Final = CompiledStatement(select(WEBHOOKS.c.id, WEBHOOKS.c.kinds).where(WEBHOOKS.c.ended_at.is_(None)))
-
-
-class NoticeRow(msgspec.Struct, frozen=True):
-    """A notification that its receiver has not taken."""
-
-    id: str
-    webhook: str
-    kind: str
-    at_ms: int
-    facts: dict[str, Any]
-    status: str
-    tries: int
-    next_at: int
-    error: str | None = None
-    failed_at: int | None = None
 
 
 NOTICE_ROWS: Final = RowReader(NoticeRow, NOTIFICATIONS)

@@ -28,8 +28,8 @@ class RowReader(Generic[R]):
     """
 
     def __init__(self, kind: type[R], table: Table) -> None:
-        self._kind = kind
-        self.columns = tuple(table.c[name] for name in kind.__struct_fields__)
+        self._kind, self._names = kind, kind.__struct_fields__
+        self.columns = tuple(table.c[name] for name in self._names)
         self._read: list[tuple[int, Any]] = []
         self._written: dict[str, Any] = {}
         for index, field in enumerate(msgspec.structs.fields(kind)):
@@ -50,7 +50,7 @@ class RowReader(Generic[R]):
         for index, convert in self._read:
             if row[index] is not None:
                 row[index] = convert(row[index])
-        return self._kind(*row)
+        return self._kind(**dict(zip(self._names, row, strict=True)))
 
     def all(self, connection: Connection, statement: Executable, values: Values = NOTHING) -> list[R]:
         """Run a query of these columns, which need not be compiled, and return its rows."""

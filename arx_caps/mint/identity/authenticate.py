@@ -16,9 +16,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 from arx_caps.credentials.jose import BAD_PROOF, Proof, check_dpop
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.repositories.identity.agents import AgentRow
 from arx_caps.mint.db.repositories.work.proofs import used_id
-from arx_caps.mint.db.repositories.work.sessions import SessionRow
+from arx_caps.mint.db.tables import AgentRow, SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.operator_role import active_operator, role_of
 from arx_caps.mint.identity.operator_token import require_rules_allow, require_token_allows, verify_operator_token

@@ -16,7 +16,7 @@ import msgspec
 
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.console_sessions import ConsoleSessionRow
+from arx_caps.mint.db.tables import ConsoleSessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import (
     NEEDS_LIVE_VIEW,
@@ -81,7 +81,15 @@ def make_link(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller) 
     """Return the secret of a one-use link for an operator, and when it expires, ms since the Unix epoch."""
     secret, now = secrets.token_bytes(SECRET_BYTES), now_ms()
     name, until = f"c-{secrets.token_hex(8)}", now + LINK_MS
-    row = ConsoleSessionRow(name, digest_of(secret), caller.name, now, used_at=now, until=until, key=caller.key)
+    row = ConsoleSessionRow(
+        id=name,
+        secret=digest_of(secret),
+        operator=caller.name,
+        created_at=now,
+        used_at=now,
+        until=until,
+        key=caller.key,
+    )
     what = Event.of("console.link_made", caller.actor, console=name, key=caller.key, expires_at=until)
     mint.db.console_sessions.add(unit, row, what)
     return secret, until
@@ -136,10 +144,10 @@ def begin_by_login(mint: MintContext, unit: UnitOfWork, operator: str, logged_in
     """
     cookie, now, terms = secrets.token_bytes(SECRET_BYTES), now_ms(), mint.realm.console
     row = ConsoleSessionRow(
-        f"c-{secrets.token_hex(8)}",
-        digest_of(cookie),
-        operator,
-        now,
+        id=f"c-{secrets.token_hex(8)}",
+        secret=digest_of(cookie),
+        operator=operator,
+        created_at=now,
         used_at=now,
         until=now + terms.idle_ms,
         fresh_until=logged_in_at + terms.fresh_ms if logged_in_at else 0,

@@ -10,7 +10,8 @@ from typing import Any, Final
 from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN, OperatorRow
+from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN
+from arx_caps.mint.db.tables import OperatorRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import LOGIN, describe_caller, record_outcome
 from arx_caps.mint.identity.issuer_token import IssuerToken
@@ -65,7 +66,16 @@ def log_operator_in(
 def _log_in(
     mint: MintContext, unit: UnitOfWork, name: str, person: Subject, key: PublicKey | None, until: int | None
 ) -> None:
-    row = OperatorRow(name, "active", now_ms(), BY_LOGIN, None, person.issuer, person.name, dict(person.claims))
+    row = OperatorRow(
+        id=name,
+        status="active",
+        created_at=now_ms(),
+        role=BY_LOGIN,
+        rules=None,
+        issuer=person.issuer,
+        subject=person.name,
+        claims=dict(person.claims),
+    )
     try:
         role = role_of_person(mint.policy, person).name
     except GrantError:

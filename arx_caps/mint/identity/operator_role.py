@@ -4,7 +4,8 @@
 from typing import NamedTuple
 
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN, OperatorRow
+from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN
+from arx_caps.mint.db.tables import OperatorRow
 from arx_caps.mint.policy.issuers import Subject, roles_for
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.roles import rules_of

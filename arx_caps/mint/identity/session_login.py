@@ -10,8 +10,7 @@ from typing import Final, NamedTuple
 
 from arx_caps.credentials.jose import Assertion, Proof, check_assertion
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.identity.agents import AgentRow
-from arx_caps.mint.db.repositories.work.sessions import SessionRow
+from arx_caps.mint.db.tables import AgentRow, SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import IssuerToken, verify_issuer_token
 from arx_caps.mint.policy.issuers import Subject, agents_of

@@ -28,7 +28,7 @@ from arx_caps.mint.db.notices import (
     VERIFIERS_LATE,
     WATCH_ENDS,
 )
-from arx_caps.mint.db.repositories.events.webhooks import Format
+from arx_caps.mint.db.tables import Format
 from arx_caps.settings.realm import Realm
 
 VERSION: Final = 1

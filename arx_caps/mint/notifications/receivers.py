@@ -14,8 +14,8 @@ import msgspec
 
 from arx_caps.http.client import make_context
 from arx_caps.http.public_host import HostRules, NotPublicError, connect_public, is_public
-from arx_caps.mint.db.repositories.events.webhooks import Format, WebhookRow
 from arx_caps.mint.db.repositories.identity.keys import WEBHOOK_NAME, SealedRoot
+from arx_caps.mint.db.tables import Format, WebhookRow
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.notifications.message import SECRET_PREFIX, Notice, body_of, sign
 from arx_caps.settings.realm import LOOPBACK, Realm

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.notices import HEARTBEAT, NoticeRow
-from arx_caps.mint.db.repositories.events.webhooks import WebhookRow
+from arx_caps.mint.db.notices import HEARTBEAT
+from arx_caps.mint.db.tables import NoticeRow, WebhookRow
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.notifications.alarms import Alarms
 from arx_caps.mint.notifications.message import Notice

@@ -14,8 +14,8 @@ import msgspec
 
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.oauth.oauth_consents import ConsentRow
 from arx_caps.mint.db.repositories.work.approvals import ApprovalWithTask
+from arx_caps.mint.db.tables import ConsentRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.identity.session_login import Opener, subject_in, subject_targets
@@ -138,10 +138,10 @@ def ask(mint: MintContext, born: Born, token: IssuerToken, form: Mapping[str, st
     client = require_row(mint, client)
     secret = secrets.token_bytes(SECRET_BYTES)
     row = ConsentRow(
-        new_name("o-"),
-        digest_of(secret),
-        client.id,
-        redirect,
+        id=new_name("o-"),
+        cookie=digest_of(secret),
+        client=client.id,
+        redirect=redirect,
         challenge=form["code_challenge"],
         resource=wanted.resource,
         audience=wanted.audience,

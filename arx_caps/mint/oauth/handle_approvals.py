@@ -9,11 +9,10 @@ from typing import Any, Final
 from arx_caps.credentials.secret_source import SecretStruct
 from arx_caps.mint.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge, marks_now
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.repositories.oauth.oauth_handles import HandleRow
 from arx_caps.mint.db.repositories.work.approvals import APPROVED, WAITING, WITHDRAWN, ApprovalWithTask
 from arx_caps.mint.db.repositories.work.proofs import used_id
-from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.rows import as_json
+from arx_caps.mint.db.tables import HandleRow, SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.oauth.client.clients import OAuthClient

@@ -17,9 +17,7 @@ from arx_caps.credentials.access_token import (
 )
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.oauth.oauth_handles import HandleRow
-from arx_caps.mint.db.repositories.work.sessions import SessionRow
-from arx_caps.mint.db.repositories.work.tasks import TaskRow
+from arx_caps.mint.db.tables import HandleRow, SessionRow, TaskRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.oauth.client.clients import OAuthClient, scopes_of
 from arx_caps.mint.tasks.liveness import session_state, task_state

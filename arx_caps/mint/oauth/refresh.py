@@ -7,10 +7,7 @@ from collections.abc import Mapping
 from typing import Final, NoReturn
 
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.repositories.oauth.oauth_consents import ConsentRow
-from arx_caps.mint.db.repositories.oauth.oauth_refreshes import RefreshRow
-from arx_caps.mint.db.repositories.work.sessions import SessionRow
-from arx_caps.mint.db.repositories.work.tasks import TaskRow
+from arx_caps.mint.db.tables import ConsentRow, RefreshRow, SessionRow, TaskRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
@@ -66,15 +63,15 @@ def new_refresh(
     """
     token = REFRESH_PREFIX + wire.text_of(secrets.token_bytes(REFRESH_BYTES))
     row = RefreshRow(
-        digest_of(token),
-        client.id,
-        session.id,
-        about.resource,
-        about.audience,
-        about.template,
-        terms,
-        about.params,
-        about.tools,
+        digest=digest_of(token),
+        client=client.id,
+        session=session.id,
+        resource=about.resource,
+        audience=about.audience,
+        template=about.template,
+        terms=terms,
+        params=about.params,
+        tools=about.tools,
         # A client with a credential proves itself at each use, and may change the key.
         jkt=client.jkt if client.public else None,
         until=session.ends_at,

@@ -9,11 +9,7 @@ from msgspec import Meta
 
 from arx_caps.credentials.access_token import LIFE_MS
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.repositories.identity.agents import AgentRow
-from arx_caps.mint.db.repositories.oauth.oauth_consents import ConsentRow
-from arx_caps.mint.db.repositories.oauth.oauth_refreshes import RefreshRow
-from arx_caps.mint.db.repositories.work.sessions import SessionRow
-from arx_caps.mint.db.repositories.work.tasks import TaskRow
+from arx_caps.mint.db.tables import AgentRow, ConsentRow, RefreshRow, SessionRow, TaskRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import Opener, subject_of

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from arx_caps.credentials.keyfile import replace_secret
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.repositories.operations.policies import PolicyRow
+from arx_caps.mint.db.tables import PolicyRow
 from arx_caps.mint.policy.diff import CHANGED, GONE, GRANTED, compare
 from arx_caps.mint.policy.model import Policy
 from arx_caps.settings.toml_file import MAX_BYTES

@@ -14,8 +14,8 @@ from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.identity.keys import retired_targets
-from arx_caps.mint.db.repositories.operations.epoch import Freeze
 from arx_caps.mint.db.repositories.operations.kills import KillRow, KillStep, row_of
+from arx_caps.mint.db.tables import Freeze
 from arx_caps.mint.revocation.logged_freezes import find_missing
 from arx_caps.revocation.store import RevocationStore
 from arx_caps.revocation.wire import StoreEntry, StoreHistoryError

@@ -9,7 +9,7 @@ from typing import Any, Final
 from arx_caps.audit.ingest.entries import read_event
 from arx_caps.audit.store.log_store import LogStore
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.repositories.operations.epoch import Freeze
+from arx_caps.mint.db.tables import Freeze
 from arx_verifier.revocation.epoch import FREEZING
 
 THAW: Final = "thaw"

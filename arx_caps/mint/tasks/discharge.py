@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from arx_caps.mint.db.repositories.work.approvals import ApprovalRow
+from arx_caps.mint.db.tables import ApprovalRow
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.settings.toml_file import MISLEADING
 from arx_verifier import jcs

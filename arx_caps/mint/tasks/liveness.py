@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from arx_caps.mint.context import Born, KillView
-from arx_caps.mint.db.repositories.work.sessions import SessionRow
-from arx_caps.mint.db.repositories.work.tasks import TaskRow
+from arx_caps.mint.db.tables import SessionRow, TaskRow
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import refusal

@@ -10,11 +10,8 @@ from typing import Any, Final, NamedTuple
 
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.agents import AgentRow
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
-from arx_caps.mint.db.repositories.work.grants import GrantRow
-from arx_caps.mint.db.repositories.work.sessions import SessionRow
-from arx_caps.mint.db.repositories.work.tasks import TaskRow
+from arx_caps.mint.db.tables import AgentRow, GrantRow, SessionRow, TaskRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import subject_of

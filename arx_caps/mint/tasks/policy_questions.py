@@ -15,7 +15,7 @@ from msgspec import Meta, field
 from msgspec.structs import replace
 
 from arx_caps.mint.context import Born
-from arx_caps.mint.db.repositories.identity.agents import AgentRow
+from arx_caps.mint.db.tables import AgentRow
 from arx_caps.mint.policy.approvals import show_terms
 from arx_caps.mint.policy.explain import Explained, PolicyRefusal, explain_grant
 from arx_caps.mint.policy.issuers import Subject
@@ -236,7 +236,7 @@ def _decide(
     policy: Policy, grant: TaskGrant, audience: str, question: PolicyQuestion, subject: Subject | None
 ) -> tuple[str, str | None]:
     now, key, epochs = now_ms(), secrets.token_bytes(32), UnsafeLocalEpochs()
-    agent = AgentRow(question.agent, "active", {}, 0)
+    agent = AgentRow(path=question.agent, status="active", metadata={}, created_at=0)
     ring = KeyRing({_KID: key}, realm=_REALM)
     born = Born(epochs.incarnation, epochs.seq)
     end, session, task = now + min(grant.ttl_ms, ring.max_ttl_ms), new_name("s-"), new_name("t-")

@@ -15,7 +15,7 @@ from arx_caps.audit.ingest.place import LINK
 from arx_caps.audit.store.tables import NODE
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.work.previews import Named
-from arx_caps.mint.db.repositories.work.tasks import TaskRow
+from arx_caps.mint.db.tables import TaskRow
 from arx_caps.mint.tasks.liveness import is_frozen, session_state, task_state
 from arx_caps.revocation.targets import Target
 from arx_verifier.clock import now_ms

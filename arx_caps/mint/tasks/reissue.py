@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.repositories.work.sessions import SessionRow
+from arx_caps.mint.db.tables import SessionRow
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.tasks.liveness import session_targets

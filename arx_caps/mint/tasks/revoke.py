@@ -11,8 +11,7 @@ import msgspec
 
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.repositories.work.sessions import SessionRow
-from arx_caps.mint.db.repositories.work.tasks import TaskRow
+from arx_caps.mint.db.tables import SessionRow, TaskRow
 from arx_caps.mint.revocation.revoker import NO_WAIT_MS, Revoker
 from arx_caps.revocation.report import KillReport
 from arx_caps.revocation.wire import Bump

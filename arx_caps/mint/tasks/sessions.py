@@ -17,7 +17,8 @@ from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from arx_caps.mint.db.repositories.work.proofs import Used, replayed, used_id
-from arx_caps.mint.db.repositories.work.sessions import Room, SessionRow
+from arx_caps.mint.db.repositories.work.sessions import Room
+from arx_caps.mint.db.tables import SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import LOGIN, PROVEN, AuthenticatedCaller, record_decision
 from arx_caps.mint.identity.operator_role import active_operator, role_of

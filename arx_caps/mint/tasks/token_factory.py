@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from arx_caps.mint.context import Born
-from arx_caps.mint.db.repositories.identity.agents import AgentRow
+from arx_caps.mint.db.tables import AgentRow
 from arx_caps.mint.keys.key_schedule import KeySchedule
 from arx_caps.mint.policy.budgets import caveats_of_budgets
 from arx_caps.mint.policy.issuers import Subject

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arx_caps.cli.commands.doctor.check import Check, ask_database, has_database
-from arx_caps.mint.db.repositories.work.sessions import SessionRow
-from arx_caps.mint.db.repositories.work.tasks import TaskRow
+from arx_caps.mint.db.tables import SessionRow, TaskRow
 from arx_caps.revocation.store import RevocationStore
 from arx_caps.revocation.wire import Header, StoreEntry, StoreHistoryError
 from arx_caps.settings.realm import Realm

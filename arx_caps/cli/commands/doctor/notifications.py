@@ -10,7 +10,7 @@ from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 
 if TYPE_CHECKING:
-    from arx_caps.mint.db.repositories.events.webhooks import WebhookRow
+    from arx_caps.mint.db.tables import WebhookRow
 
 NAME: Final = "notifications"
 SLACK_MS: Final = 10_000  # for an attempt, beside two intervals

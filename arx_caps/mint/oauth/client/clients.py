@@ -22,7 +22,8 @@ from arx_caps.credentials.keyfile import AlgorithmRegistry
 from arx_caps.http.public_fetch import FetchError
 from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.oauth.oauth_clients import SELF, OAuthClientRow, end_of_unused
+from arx_caps.mint.db.repositories.oauth.oauth_clients import SELF, end_of_unused
+from arx_caps.mint.db.tables import OAuthClientRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.login.issuer_client import digest_of
 from arx_caps.mint.oauth.client.client_metadata import (
@@ -236,7 +237,9 @@ def require_row(mint: MintContext, client: OAuthClient) -> OAuthClient:
     if client.id:
         return client
     client = client._replace(id=new_name("c-"))
-    row = OAuthClientRow(client.id, client.agent, now_ms(), SELF, url=client.url, name=client.name)
+    row = OAuthClientRow(
+        id=client.id, agent=client.agent, created_at=now_ms(), by=SELF, url=client.url, name=client.name
+    )
     facts = {"agent": client.agent, "redirects": client.redirects, "name": client.name, "url": client.url}
     mint.db.oauth_clients.add(row, Event.of("client.registered", MINT, client=client.id, **facts))
     return client
@@ -361,7 +364,7 @@ def _described(mint: MintContext, url: str, *, is_new: bool) -> OAuthClientRow |
         raise OAuthError(code, f"the document of the client: {error}") from None
     except (OAuthError, RequestError) as error:
         raise OAuthError("invalid_client", f"the document of the client: {error}") from None
-    row = row or OAuthClientRow("", terms.agent, now_ms(), SELF, url=url)
+    row = row or OAuthClientRow(id="", agent=terms.agent, created_at=now_ms(), by=SELF, url=url)
     return msgspec.structs.replace(row, redirects=metadata.redirect_uris, name=metadata.client_name, jwks=jwks)
 
 
@@ -395,7 +398,9 @@ def register_client(mint: MintContext, peer: str | None, raw: bytes) -> OAuthCli
         raise invalid_metadata("token_endpoint_auth_method: expected none")
     mint.limits.count_registration(peer)
     redirects, name = metadata.redirect_uris, metadata.client_name
-    row = OAuthClientRow(new_name("c-"), terms.agent, now_ms(), SELF, redirects=redirects, name=name)
+    row = OAuthClientRow(
+        id=new_name("c-"), agent=terms.agent, created_at=now_ms(), by=SELF, redirects=redirects, name=name
+    )
     facts = {"agent": terms.agent, "redirects": redirects, "name": name}
     what = Event.of("client.registered", MINT, client=row.id, **facts)
     try:

@@ -10,9 +10,9 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, Query, RouteAnswe
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.notices import FAILED, HEARTBEAT, NOTIFIED, TEST, WAITING, NoticeRow
+from arx_caps.mint.db.notices import FAILED, HEARTBEAT, NOTIFIED, TEST, WAITING
 from arx_caps.mint.db.repositories.events.notifications import NOTIFICATIONS_ORDER
-from arx_caps.mint.db.repositories.events.webhooks import Format, WebhookRow
+from arx_caps.mint.db.tables import Format, NoticeRow, WebhookRow
 from arx_caps.mint.notifications.receivers import (
     MAX_URL_CHARS,
     Receiver,
@@ -140,14 +140,14 @@ def add_webhook(call: RouteCall) -> WebhookAdded:
     name = new_name("w-")
     sealed = seal_receiver(mint.root_keys, name, receiver)
     row = WebhookRow(
-        name,
-        origin_of(receiver.url),
-        body.format,
-        stored,
-        now_ms(),
-        by,
-        sealed.nonce,
-        sealed.sealed,
+        id=name,
+        origin=origin_of(receiver.url),
+        format=body.format,
+        kinds=stored,
+        created_at=now_ms(),
+        by=by,
+        nonce=sealed.nonce,
+        sealed=sealed.sealed,
         heartbeat_ms=body.heartbeat_ms,
     )
     facts = {"origin": row.origin, "format": body.format, "events": stored or "all"}

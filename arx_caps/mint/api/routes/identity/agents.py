@@ -10,9 +10,9 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, c
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import AgentShown, KillShown, require_row, show_agent, show_kill
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.agents import AGENTS_ORDER, AgentRow
+from arx_caps.mint.db.repositories.identity.agents import AGENTS_ORDER
 from arx_caps.mint.db.repositories.work.repeats import Made
-from arx_caps.mint.db.tables import AGENTS
+from arx_caps.mint.db.tables import AGENTS, AgentRow
 from arx_caps.mint.tasks.revoke import deactivate
 from arx_verifier import names
 from arx_verifier.errors import RequestError

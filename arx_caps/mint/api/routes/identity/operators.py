@@ -11,9 +11,9 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, Rout
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, OperatorShown, require_row, show_kill, show_operator
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN, OPERATORS_ORDER, OperatorRow
+from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN, OPERATORS_ORDER
 from arx_caps.mint.db.repositories.work.repeats import Made
-from arx_caps.mint.db.tables import OPERATORS
+from arx_caps.mint.db.tables import OPERATORS, OperatorRow
 from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.policy import roles
 from arx_caps.mint.tasks.revoke import remove_operator

@@ -18,9 +18,9 @@ from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.services import SERVICES_ORDER, InvitationRow, ServiceRow, bad_enrolment
+from arx_caps.mint.db.repositories.identity.services import SERVICES_ORDER, InvitationRow, bad_enrolment
 from arx_caps.mint.db.repositories.work.repeats import Made
-from arx_caps.mint.db.tables import SERVICES
+from arx_caps.mint.db.tables import SERVICES, ServiceRow
 from arx_caps.mint.identity.authenticate import JOIN, describe_caller, record_outcome
 from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.operator_token import require_rules_allow

@@ -11,8 +11,8 @@ from arx_caps.mint.api.routes.work.sessions import Duration
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.oauth.oauth_clients import CLIENTS_ORDER, SELF, OAuthClientRow, end_of_unused
-from arx_caps.mint.db.tables import OAUTH_CLIENTS
+from arx_caps.mint.db.repositories.oauth.oauth_clients import CLIENTS_ORDER, SELF, end_of_unused
+from arx_caps.mint.db.tables import OAUTH_CLIENTS, OAuthClientRow
 from arx_caps.mint.oauth.client.clients import new_secret, read_client_keys, scopes_of
 from arx_caps.mint.oauth.client.redirects import check_redirect
 from arx_caps.mint.tasks.revoke import end_session, kill_links
@@ -109,7 +109,16 @@ def add_client(call: RouteCall) -> ClientAdded:
     secret, digest = new_secret() if body.jwks is None and not body.public else (UNSET, None)
     jwks = None if body.jwks is None else read_client_keys(body.jwks)
     row = OAuthClientRow(
-        new_name("c-"), body.agent, now, by, scopes, introspects, redirects, digest, jwks, expires_at=expires_at
+        id=new_name("c-"),
+        agent=body.agent,
+        created_at=now,
+        by=by,
+        scopes=scopes,
+        introspects=introspects,
+        redirects=redirects,
+        secret=digest,
+        jwks=jwks,
+        expires_at=expires_at,
     )
     facts: dict[str, Any] = {"agent": body.agent, "scopes": scopes, "introspects": introspects}
     facts |= {"redirects": redirects, "public": body.public, "expires_at": expires_at}

@@ -36,7 +36,7 @@ from arx_caps.mint.connections.connect import (
 )
 from arx_caps.mint.connections.end import tokens_of
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.oauth.connections import ConnectionRow
+from arx_caps.mint.db.tables import ConnectionRow
 from arx_caps.mint.html.render import load_templates
 from arx_caps.mint.login.issuer_client import SECRET_BYTES, derived
 from arx_caps.mint.login.oidc import CONNECT_COOKIE, CONNECT_LOGIN

@@ -17,7 +17,8 @@ from arx_caps.mint.connections.end import end_connection
 from arx_caps.mint.connections.lend import lend_token, targets_of
 from arx_caps.mint.connections.vault import rotate_key
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.oauth.connections import CONNECTIONS_ORDER, ConnectionRow
+from arx_caps.mint.db.repositories.oauth.connections import CONNECTIONS_ORDER
+from arx_caps.mint.db.tables import ConnectionRow
 from arx_verifier.errors import REASONS
 
 READ: Final = "arx.connections.read"

@@ -9,7 +9,8 @@ from arx_caps.mint.api.endpoint import Endpoint, Hidden, RouteAnswer, RouteCall,
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.console_sessions import CONSOLE_ORDER, ConsoleSessionRow
+from arx_caps.mint.db.repositories.identity.console_sessions import CONSOLE_ORDER
+from arx_caps.mint.db.tables import ConsoleSessionRow
 from arx_caps.mint.identity.console_session import make_link
 from arx_caps.mint.policy.roles import OPEN_CONSOLE
 from arx_verifier.token import wire

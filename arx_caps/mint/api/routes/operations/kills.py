@@ -12,9 +12,9 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, c
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, require_row, show_kill, show_row
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.operations.epoch import FREEZES_ORDER, Freeze
+from arx_caps.mint.db.repositories.operations.epoch import FREEZES_ORDER
 from arx_caps.mint.db.repositories.operations.kills import KILLS_ORDER, KillRow
-from arx_caps.mint.db.tables import KILLS
+from arx_caps.mint.db.tables import KILLS, Freeze
 from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.revocation.freezes import ended_of
 from arx_caps.mint.revocation.revoker import Op

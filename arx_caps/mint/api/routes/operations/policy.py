@@ -10,7 +10,8 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, c
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import show_row
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.operations.policies import POLICIES_ORDER, PolicyRow
+from arx_caps.mint.db.repositories.operations.policies import POLICIES_ORDER
+from arx_caps.mint.db.tables import PolicyRow
 from arx_caps.mint.identity.authenticate import admit_operator
 from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.policy.roles import WRITE_OPERATORS

@@ -23,9 +23,9 @@ from arx_caps.mint.db.repositories.work.approvals import (
     WAITING,
     WITHDRAWN,
     ApprovalWithTask,
-    ShownMark,
 )
 from arx_caps.mint.db.repositories.work.repeats import Made
+from arx_caps.mint.db.tables import ShownMark
 from arx_caps.mint.policy.roles import APPROVE
 from arx_caps.settings.durations import format_duration
 from arx_verifier.errors import GrantError

@@ -11,7 +11,7 @@ from arx_caps.mint.api.pagination import Paged, PageQuery
 from arx_caps.mint.api.views import show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.work.tasks import TaskRow
+from arx_caps.mint.db.tables import TaskRow
 from arx_caps.mint.tasks.liveness import task_state
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_verifier.amounts import MAX_AMOUNT, amount_text, read_amount

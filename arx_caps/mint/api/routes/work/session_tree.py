@@ -15,8 +15,7 @@ from arx_caps.audit.query.session_calls import LastCall, last_calls
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.routes.work.sessions import GONE, find_session
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.work.sessions import SessionRow
-from arx_caps.mint.db.repositories.work.tasks import TaskRow
+from arx_caps.mint.db.tables import SessionRow, TaskRow
 from arx_caps.mint.tasks.liveness import State, session_targets, state_by, task_targets
 from arx_caps.text.caveat_text import removals, show_json
 from arx_verifier.clock import now_ms

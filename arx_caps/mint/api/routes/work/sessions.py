@@ -25,8 +25,9 @@ from arx_caps.mint.api.views import (
 )
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.work.repeats import Made
-from arx_caps.mint.db.repositories.work.sessions import SESSIONS_ORDER, SessionRow, Which
-from arx_caps.mint.db.repositories.work.tasks import TASKS_ORDER, TaskRow
+from arx_caps.mint.db.repositories.work.sessions import SESSIONS_ORDER, Which
+from arx_caps.mint.db.repositories.work.tasks import TASKS_ORDER
+from arx_caps.mint.db.tables import SessionRow, TaskRow
 from arx_caps.mint.identity.issuer_token import MAX_NAME_CHARS
 from arx_caps.mint.identity.session_login import LoginCredentials
 from arx_caps.mint.tasks import issue, reissue, sessions

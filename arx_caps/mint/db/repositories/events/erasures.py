@@ -13,14 +13,8 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import PAGE, Repository
 from arx_caps.mint.db.events import Event, Recorded
-from arx_caps.mint.db.repositories.oauth.connections import (
-    ACCOUNTS_LOCK,
-    AccountRow,
-    StoredKey,
-    locked_accounts,
-    locked_key,
-)
-from arx_caps.mint.db.repositories.work.sessions import SESSION_ROWS, SessionRow
+from arx_caps.mint.db.repositories.oauth.connections import ACCOUNTS_LOCK, AccountRow, locked_accounts, locked_key
+from arx_caps.mint.db.repositories.work.sessions import SESSION_ROWS
 from arx_caps.mint.db.statement import parts_of
 from arx_caps.mint.db.tables import (
     APPROVALS,
@@ -37,6 +31,8 @@ from arx_caps.mint.db.tables import (
     SESSIONS,
     TASK_GRANTS,
     TASKS,
+    SessionRow,
+    StoredKey,
 )
 from arx_verifier.clock import now_ms
 from arx_verifier.token.targets import subject_target

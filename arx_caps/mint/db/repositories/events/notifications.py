@@ -14,9 +14,9 @@ from sqlalchemy.engine import Connection
 from arx_caps.mint.db.cursor import Order, Text, Time
 from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.notices import FAILED, NOTICE_ROWS, WAITING, NoticeRow, new_notice, queue_notices
+from arx_caps.mint.db.notices import FAILED, NOTICE_ROWS, WAITING, new_notice, queue_notices
 from arx_caps.mint.db.statement import CompiledStatement, insert_new
-from arx_caps.mint.db.tables import ALARMS, NOTIFICATIONS, WEBHOOKS
+from arx_caps.mint.db.tables import ALARMS, NOTIFICATIONS, WEBHOOKS, NoticeRow
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 

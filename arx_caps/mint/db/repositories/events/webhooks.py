@@ -1,41 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Receivers of notifications. CONTROL 7."""
 
-from typing import Final, Literal
+from typing import Final
 
-import msgspec
 from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 
 from arx_caps.mint.db.database import StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import FAILED, WAITING
 from arx_caps.mint.db.rows import RowReader
-from arx_caps.mint.db.tables import NOTIFICATIONS, WEBHOOKS
+from arx_caps.mint.db.tables import NOTIFICATIONS, WEBHOOKS, WebhookRow
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
-
-Format = Literal["json", "slack", "get"]  # get: a request without a body, for heartbeats alone
-
-
-class WebhookRow(msgspec.Struct, frozen=True):
-    """A receiver of events of some ``kinds``, or of all; an ended one has no seal."""
-
-    id: str
-    origin: str
-    format: Format
-    kinds: tuple[str, ...]
-    created_at: int
-    by: str
-    nonce: str | None = None
-    sealed: str | None = None
-    delivered_at: int | None = None
-    failed_at: int | None = None
-    error: str | None = None
-    ended_at: int | None = None
-    ended_why: str | None = None
-    heartbeat_ms: int | None = None
-    beat_at: int | None = None
-
 
 WEBHOOK_ROWS: Final = RowReader(WebhookRow, WEBHOOKS)
 MAX_WEBHOOKS: Final = 16  # each has a thread of its own at every mint, so that none waits for another

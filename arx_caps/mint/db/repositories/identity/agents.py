@@ -4,7 +4,6 @@
 from collections.abc import Mapping
 from typing import Final
 
-import msgspec
 from sqlalchemy import bindparam, insert, or_, select, update
 
 from arx_caps.credentials.keyfile import PublicKey
@@ -14,22 +13,10 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key
 from arx_caps.mint.db.rows import RowReader, as_json
 from arx_caps.mint.db.statement import CompiledStatement, insert_new
-from arx_caps.mint.db.tables import AGENTS
+from arx_caps.mint.db.tables import AGENTS, AgentRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, RequestError
-
-
-class AgentRow(msgspec.Struct, frozen=True):
-    """An agent."""
-
-    path: str
-    status: str
-    metadata: dict[str, str]
-    created_at: int
-    owner: str | None = None
-    ended_at: int | None = None
-
 
 AGENT_ROWS: Final = RowReader(AgentRow, AGENTS)
 AGENTS_ORDER: Final = Order((AGENTS.c.path,), tuple[Text])
@@ -65,7 +52,7 @@ class AgentRepository(StructRepository[AgentRow], reader=AGENT_ROWS, key=AGENTS.
         Raises:
             GrantError: ``agent_exists`` or ``key_enrolled``.
         """
-        row = AgentRow(path, "active", dict(metadata), now_ms(), owner)
+        row = AgentRow(path=path, status="active", metadata=dict(metadata), created_at=now_ms(), owner=owner)
         with unit.change(what) as c:
             if not insert_new(c, _ADD, AGENT_ROWS.values(row)):
                 ended = AGENT_ROWS.one(c, self._find, {"which": path}).status != "active"

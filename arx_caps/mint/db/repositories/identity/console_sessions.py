@@ -4,7 +4,6 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
-import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
@@ -13,25 +12,9 @@ from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import CONSOLE_SESSIONS
+from arx_caps.mint.db.tables import CONSOLE_SESSIONS, ConsoleSessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
-
-
-class ConsoleSessionRow(msgspec.Struct, frozen=True):
-    """A sign-in; ``key`` is None for one by a login, and ``signed_in_at`` for a link that was not used yet."""
-
-    id: str
-    secret: str
-    operator: str
-    created_at: int
-    used_at: int
-    until: int
-    fresh_until: int = 0
-    key: str | None = None
-    signed_in_at: int | None = None
-    draft: str | None = None
-
 
 CONSOLE_SESSION_ROWS: Final = RowReader(ConsoleSessionRow, CONSOLE_SESSIONS)
 _T: Final = CONSOLE_SESSIONS.c

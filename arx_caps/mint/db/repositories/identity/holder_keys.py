@@ -4,7 +4,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
 from sqlalchemy import Column, bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
@@ -14,21 +13,9 @@ from arx_caps.mint.db.database import PAGE, Database, StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement, insert_new
-from arx_caps.mint.db.tables import AGENTS, HOLDER_KEYS, META, OPERATORS, SERVICES
+from arx_caps.mint.db.tables import AGENTS, HOLDER_KEYS, META, OPERATORS, SERVICES, HolderKeyRow
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
-
-
-class HolderKeyRow(msgspec.Struct, frozen=True):
-    """A key of a holder; ``until`` is None for one without an end."""
-
-    kid: str
-    holder: str
-    x: str
-    added_at: int
-    used_at: int | None = None
-    until: int | None = None
-
 
 HOLDER_KEY_ROWS: Final = RowReader(HolderKeyRow, HOLDER_KEYS)
 _OWNERS: Final[dict[str, Column[Any]]] = {

@@ -4,9 +4,8 @@
 What a role allows is in ``arx_caps.mint.policy.roles``.
 """
 
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
@@ -17,25 +16,10 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key
 from arx_caps.mint.db.rows import RowReader, as_json
 from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import HOLDER_KEYS, OPERATORS
+from arx_caps.mint.db.tables import HOLDER_KEYS, OPERATORS, OperatorRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
-
-
-class OperatorRow(msgspec.Struct, frozen=True):
-    """An operator; ``rules`` is JSON, and ``claims`` has those of the last login."""
-
-    id: str
-    status: str
-    created_at: int
-    role: str
-    rules: str | None = None
-    issuer: str | None = None
-    subject: str | None = None
-    claims: dict[str, Any] | None = None
-    ended_at: int | None = None
-
 
 OPERATOR_ROWS: Final = RowReader(OperatorRow, OPERATORS)
 ADMIN: Final = "admin"  # may do everything; at least one operator must have it
@@ -73,7 +57,7 @@ class OperatorRepository(StructRepository[OperatorRow], reader=OPERATOR_ROWS, ke
         Raises:
             GrantError: ``operator_exists``, or was removed; ``key_enrolled``: a holder has this key.
         """
-        row = OperatorRow(name, "active", now_ms(), role, rules)
+        row = OperatorRow(id=name, status="active", created_at=now_ms(), role=role, rules=rules)
         with unit.change(what) as c:
             # Under the lock, or the second of two calls with one name would get the database's ``conflict``.
             _lock_all(c)
@@ -136,7 +120,9 @@ class OperatorRepository(StructRepository[OperatorRow], reader=OPERATOR_ROWS, ke
             _lock_all(c)
             status = self._status(c, name)
             if status is None:
-                c.execute(_ADD, OPERATOR_ROWS.values(OperatorRow(name, "active", now_ms(), ADMIN)))
+                c.execute(
+                    _ADD, OPERATOR_ROWS.values(OperatorRow(id=name, status="active", created_at=now_ms(), role=ADMIN))
+                )
             elif status != "active":
                 raise GrantError(f"the operator {name} was removed; recover under another name", code="conflict")
             else:

@@ -17,18 +17,10 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key, forget_versions
 from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement, insert_new
-from arx_caps.mint.db.tables import ENROLMENTS, HOLDER_KEYS, KEY_FETCHES, SERVICES
+from arx_caps.mint.db.tables import ENROLMENTS, HOLDER_KEYS, KEY_FETCHES, SERVICES, ServiceRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
-
-
-class ServiceRow(msgspec.Struct, frozen=True):
-    """An enrolled service."""
-
-    audience: str
-    enrolled_at: int
-    enrolled_by: str
 
 
 class InvitationRow(msgspec.Struct, frozen=True):

@@ -14,47 +14,9 @@ from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.rows import RowReader, as_json
 from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import CONNECTION_LINKS, CONNECTIONS, PERSON_KEYS
+from arx_caps.mint.db.tables import CONNECTION_LINKS, CONNECTIONS, PERSON_KEYS, ConnectionRow, LinkRow, StoredKey
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
-
-
-class StoredKey(msgspec.Struct, frozen=True):
-    """A person's key, sealed, and when it was made, ms since the Unix epoch."""
-
-    subject: str
-    created_at: int
-    nonce: str
-    sealed: str
-
-
-class ConnectionRow(msgspec.Struct, frozen=True):
-    """An account; ``refresher`` is of a refresh that has begun; until ``refresh_until`` no other one begins."""
-
-    id: str
-    name: str
-    subject: str
-    person: str
-    issuer: str
-    account: str
-    scopes: tuple[str, ...]
-    status: str
-    created_at: int
-    incarnation: str
-    born: int
-    nonce: str | None = None
-    sealed: str | None = None
-    used_at: int | None = None
-    refreshed_at: int | None = None
-    refresher: str | None = None
-    refresh_until: int = 0
-    ended_at: int | None = None
-    ended_why: str | None = None
-
-    @property
-    def key(self) -> str:
-        """The value of its primary key."""
-        return self.id
 
 
 class ConnectionUse(msgspec.Struct, frozen=True):
@@ -66,35 +28,6 @@ class ConnectionUse(msgspec.Struct, frozen=True):
     used_at: int | None
     refresher: str | None
     refresh_until: int
-
-
-class LinkRow(msgspec.Struct, frozen=True):
-    """A link; ``granted`` has what an issuer gave, which waits for the person."""
-
-    digest: str
-    name: str
-    subject: str
-    person: str
-    scopes: tuple[str, ...]
-    until: int
-    incarnation: str
-    born: int
-    cookie: str | None = None
-    used_at: int | None = None
-    account: str | None = None
-    granted: dict[str, Any] | None = None
-    nonce: str | None = None
-    sealed: str | None = None
-
-    @property
-    def key(self) -> str:
-        """The value of its primary key."""
-        return self.digest
-
-    @property
-    def issuer(self) -> str:
-        """The issuer of the account; empty without one."""
-        return str((self.granted or {}).get("issuer", ""))
 
 
 AccountRow: TypeAlias = ConnectionRow | LinkRow

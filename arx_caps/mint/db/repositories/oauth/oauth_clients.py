@@ -3,7 +3,6 @@
 
 from typing import Final
 
-import msgspec
 from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 
 from arx_caps.mint.db.cursor import Order, Text
@@ -11,34 +10,16 @@ from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import AGENTS, OAUTH_CLIENTS, OAUTH_CONSENTS, OAUTH_HANDLES, OAUTH_REFRESHES
+from arx_caps.mint.db.tables import (
+    AGENTS,
+    OAUTH_CLIENTS,
+    OAUTH_CONSENTS,
+    OAUTH_HANDLES,
+    OAUTH_REFRESHES,
+    OAuthClientRow,
+)
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
-
-
-class OAuthClientRow(msgspec.Struct, frozen=True):
-    """A client; ``secret`` is a digest, ``jwks`` has its public keys, and a document at ``url`` describes it."""
-
-    id: str
-    agent: str
-    created_at: int
-    by: str
-    scopes: tuple[str, ...] = ()
-    introspects: tuple[str, ...] = ()
-    redirects: tuple[str, ...] = ()
-    secret: str | None = None
-    jwks: list[dict[str, str]] | None = None
-    url: str | None = None
-    name: str | None = None
-    used_at: int | None = None
-    expires_at: int | None = None
-    ended_at: int | None = None
-
-    @property
-    def public(self) -> bool:
-        """Whether it has no credential."""
-        return self.secret is None and self.jwks is None
-
 
 CLIENT_ROWS: Final = RowReader(OAuthClientRow, OAUTH_CLIENTS)
 CLIENTS_ORDER: Final = Order((OAUTH_CLIENTS.c.id,), tuple[Text])

@@ -1,46 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What people were asked to consent to, and the authorization codes for it.  CONTROL 5.8."""
 
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from arx_caps.mint.db.database import StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.rows import RowReader, as_json
 from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import OAUTH_CONSENTS
+from arx_caps.mint.db.tables import OAUTH_CONSENTS, ConsentRow
 from arx_verifier.clock import now_ms
-
-
-class ConsentRow(msgspec.Struct, frozen=True):
-    """What a person is asked; a used code has neither person nor parameters."""
-
-    id: str
-    cookie: str
-    client: str
-    redirect: str
-    challenge: str
-    resource: str
-    audience: str
-    template: str
-    params: dict[str, Any]
-    policy: str
-    incarnation: str
-    born: int
-    until: int
-    state: str | None = None
-    jkt: str | None = None
-    tools: tuple[str, ...] | None = None
-    subject_issuer: str | None = None
-    subject: str | None = None
-    subject_claims: dict[str, Any] | None = None
-    subject_until: int | None = None
-    code: str | None = None
-    used_at: int | None = None
-    session: str | None = None
-
 
 CONSENT_ROWS: Final = RowReader(ConsentRow, OAUTH_CONSENTS)
 KEEP_MS: Final = 24 * 3_600_000  # after its end, so that a replayed code is known as one

@@ -1,36 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What access tokens stand for. CONTROL 5.3."""
 
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from sqlalchemy import bindparam, delete, select, update
 
 from arx_caps.mint.db.database import StructRepository
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.work.sessions import SESSION_ROWS, SessionRow
+from arx_caps.mint.db.repositories.work.sessions import SESSION_ROWS
 from arx_caps.mint.db.rows import RowReader
-from arx_caps.mint.db.tables import OAUTH_CLIENTS, OAUTH_HANDLES, SESSIONS
+from arx_caps.mint.db.tables import OAUTH_CLIENTS, OAUTH_HANDLES, SESSIONS, HandleRow, SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import refusal
-
-
-class HandleRow(msgspec.Struct, frozen=True):
-    """What an access token stands for; ``recipe`` is the content of the task's tokens.
-
-    In it, ``added`` is the caveats of delegations, ``targets`` what ends them, and ``last`` the newest one's link.
-    """
-
-    jti: str
-    client: str
-    session: str
-    task: str
-    audience: str
-    issued_at: int
-    expires_at: int
-    recipe: dict[str, Any]
-
 
 HANDLE_ROWS: Final = RowReader(HandleRow, OAUTH_HANDLES)
 KEEP_MS: Final = 24 * 3_600_000  # after its expiry, so that a late question finds what it was

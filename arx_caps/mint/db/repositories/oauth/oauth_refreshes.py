@@ -1,36 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Refresh tokens: the chain of a session, in which the last use alone may be repeated.  CONTROL 5.9."""
 
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from arx_caps.mint.db.database import StructRepository
 from arx_caps.mint.db.rows import RowReader
-from arx_caps.mint.db.tables import OAUTH_REFRESHES
+from arx_caps.mint.db.tables import OAUTH_REFRESHES, RefreshRow
 from arx_verifier.clock import now_ms
-
-
-class RefreshRow(msgspec.Struct, frozen=True):
-    """A refresh token: the next task, and ``parent``, the token in exchange for which it was given."""
-
-    digest: str
-    client: str
-    session: str
-    resource: str
-    audience: str
-    template: str
-    terms: str
-    params: dict[str, Any]
-    tools: tuple[str, ...] | None
-    jkt: str | None
-    until: int
-    task: str
-    parent: str | None = None
-    used_at: int | None = None
-    replaced_at: int | None = None
-
 
 REFRESH_ROWS: Final = RowReader(RefreshRow, OAUTH_REFRESHES)
 _T: Final = OAUTH_REFRESHES.c

@@ -7,7 +7,6 @@ What a store that lost either of them must be given is decided in ``arx_caps.min
 from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
-import msgspec
 from sqlalchemy import bindparam, delete, insert, or_, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import NoResultFound
@@ -20,7 +19,7 @@ from arx_caps.mint.db.repositories.identity.console_sessions import end_sign_ins
 from arx_caps.mint.db.repositories.operations.kills import KillStep, add_kills
 from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement, insert_new
-from arx_caps.mint.db.tables import FOLLOWED, FREEZES, HIGH_WATER, META
+from arx_caps.mint.db.tables import FOLLOWED, FREEZES, HIGH_WATER, META, Freeze
 from arx_caps.revocation.wire import DIRECT
 from arx_verifier.revocation.history import HistoryPlace
 
@@ -39,26 +38,6 @@ class HighWater(NamedTuple):
     seq: int
     chain: str = ""
     max_ttl_ms: int = 0
-
-
-class Freeze(msgspec.Struct, frozen=True):
-    """A freeze in force.
-
-    Attributes:
-        target: Its target.
-        at_ms: When it was made, in ms since the Unix epoch.
-        by: The actor.
-        why: The reason.
-        op: ``freeze``, or ``kill+freeze`` if a kill left it.
-        seq: The number of its entry; 0 if the store's log did not have it any more.
-    """
-
-    target: str
-    at_ms: int
-    by: str
-    why: str
-    op: str = "freeze"
-    seq: int = 0
 
 
 FREEZE_ROWS: Final = RowReader(Freeze, FREEZES)

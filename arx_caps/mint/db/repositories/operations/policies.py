@@ -3,7 +3,6 @@
 
 from typing import Final
 
-import msgspec
 from sqlalchemy import bindparam, func, insert, select, update
 
 from arx_caps.mint.db.cursor import Order, Time
@@ -11,24 +10,8 @@ from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement, insert_new
-from arx_caps.mint.db.tables import POLICIES
+from arx_caps.mint.db.tables import POLICIES, PolicyMark, PolicyRow
 from arx_verifier.clock import now_ms
-
-
-class PolicyMark(msgspec.Struct, frozen=True):
-    """A policy by its digest, and when it came into force last and first, ms since the Unix epoch."""
-
-    digest: str
-    in_force_at: int
-    first_at: int
-    by: str
-
-
-class PolicyRow(PolicyMark, frozen=True):
-    """A policy with its TOML."""
-
-    text: str
-
 
 POLICY_ROWS: Final = RowReader(PolicyRow, POLICIES)
 POLICY_MARKS: Final = RowReader(PolicyMark, POLICIES)

@@ -15,57 +15,14 @@ from sqlalchemy.engine import Connection
 from arx_caps.mint.db.cursor import Order, Text, Time
 from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.operators import OPERATOR_ROWS, OperatorRow
-from arx_caps.mint.db.repositories.work.tasks import TASK_ROWS, TaskRow, lock_task
+from arx_caps.mint.db.repositories.identity.operators import OPERATOR_ROWS
+from arx_caps.mint.db.repositories.work.tasks import TASK_ROWS, lock_task
 from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import APPROVALS, OPERATORS, TASKS
+from arx_caps.mint.db.tables import APPROVALS, OPERATORS, TASKS, ApprovalRow, OperatorRow, TaskRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
-
-
-class ShownMark(msgspec.Struct, frozen=True):
-    """A mark that operators are shown, with the call that set it, ms since the Unix epoch."""
-
-    mark: str
-    set_at: int
-    tool: str
-    service: str
-
-
-class ApprovalRow(msgspec.Struct, frozen=True):
-    """A request for an approval, with its answer; ``marks`` is None if the call needs one also without a mark."""
-
-    id: str
-    task: str
-    session: str
-    agent: str
-    template: str
-    audience: str
-    caveat: str
-    tool: str
-    args: dict[str, Any]
-    need: int
-    ttl_ms: int
-    once: bool
-    status: str
-    asked_at: int
-    by: tuple[str, ...] = ()
-    marks: tuple[ShownMark, ...] | None = None
-    handle: str | None = None
-    why: str | None = None
-    subject_issuer: str | None = None
-    subject: str | None = None
-    denied_by: str | None = None
-    answer_why: str | None = None
-    approved_at: int | None = None
-    expires_at: int | None = None
-
-    def facts(self) -> dict[str, Any]:
-        """Return the facts that each event of it has."""
-        names = {"approval": self.id, "session": self.session, "task": self.task}
-        return names | {"agent": self.agent, "audience": self.audience}
 
 
 class ApprovalWithTask(ApprovalRow, frozen=True, kw_only=True):

@@ -13,27 +13,13 @@ from sqlalchemy import bindparam, insert, select, update
 from arx_caps.mint.db.database import StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater, raise_from, raise_high_water
-from arx_caps.mint.db.repositories.work.tasks import TASK_ROWS, TaskRow, lock_task
+from arx_caps.mint.db.repositories.work.tasks import TASK_ROWS, lock_task
 from arx_caps.mint.db.rows import RowReader, as_json
 from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import HIGH_WATER, SESSIONS, TASK_GRANTS, TASKS
+from arx_caps.mint.db.tables import HIGH_WATER, SESSIONS, TASK_GRANTS, TASKS, GrantRow, TaskRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
-
-
-class GrantRow(msgspec.Struct, frozen=True):
-    """A grant of a task; ``content`` is the text of a ``StoredGrant``."""
-
-    link: str
-    task: str
-    content: str
-    policy: str
-    granted_at: int
-    expires_at: int
-    ended_at: int | None = None
-    replaced_by: str | None = None
-
 
 GRANT_ROWS: Final = RowReader(GrantRow, TASK_GRANTS)
 _OF_TASK: Final = TASK_GRANTS.c.task == bindparam("its_task")

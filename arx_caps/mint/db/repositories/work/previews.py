@@ -7,11 +7,11 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import false, func, or_, select, true, tuple_
 
 from arx_caps.mint.db.database import Repository
-from arx_caps.mint.db.repositories.work.sessions import SESSION_ROWS, SessionRow, of_state
-from arx_caps.mint.db.repositories.work.tasks import TASK_ROWS, TaskRow
+from arx_caps.mint.db.repositories.work.sessions import SESSION_ROWS, of_state
+from arx_caps.mint.db.repositories.work.tasks import TASK_ROWS
 from arx_caps.mint.db.rows import R, RowReader
 from arx_caps.mint.db.statement import parts_of
-from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS
+from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS, SessionRow, TaskRow
 
 MOST_PATHS: Final = 20_000  # agents that are looked at
 

@@ -14,38 +14,15 @@ from sqlalchemy.engine import Connection
 from arx_caps.mint.db.cursor import Order, Text, Time
 from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.agents import AGENT_ROWS, AgentRow
+from arx_caps.mint.db.repositories.identity.agents import AGENT_ROWS
 from arx_caps.mint.db.repositories.operations.epoch import HighWater, raise_high_water
 from arx_caps.mint.db.repositories.work.proofs import Used
 from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS, USED_JTI
+from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS, USED_JTI, AgentRow, SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, refusal
-
-
-class SessionRow(msgspec.Struct, frozen=True):
-    """A session; columns of its subject are None without one."""
-
-    id: str
-    agent: str
-    jkt: str
-    status: str
-    policy: str
-    opened_at: int
-    expires_at: int
-    ends_at: int
-    incarnation: str
-    born: int
-    purpose: str | None = None
-    opened_with: dict[str, str] | None = None
-    subject_issuer: str | None = None
-    subject: str | None = None
-    subject_claims: dict[str, Any] | None = None
-    subject_until: int | None = None
-    ended_at: int | None = None
-
 
 SESSION_ROWS: Final = RowReader(SessionRow, SESSIONS)
 # The states that a row has; a killed or frozen session is alive in the database.

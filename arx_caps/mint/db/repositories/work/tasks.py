@@ -2,9 +2,8 @@
 """Tasks: their rows, until their end. What a task may do, and its start, is in ``grants``."""
 
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from sqlalchemy import and_, bindparam, func, or_, select, update
 from sqlalchemy.engine import Connection
 
@@ -14,31 +13,9 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.work.sessions import Which, of_state
 from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import SESSIONS, TASKS
+from arx_caps.mint.db.tables import SESSIONS, TASKS, TaskRow
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
-
-
-class TaskRow(msgspec.Struct, frozen=True):
-    """A task; ``above`` has the ids of the tasks that it is a part of, the outermost first."""
-
-    id: str
-    session: str
-    agent: str
-    template: str
-    params: dict[str, Any]
-    audiences: list[str]
-    link: str
-    status: str
-    policy: str
-    started_at: int
-    expires_at: int
-    incarnation: str
-    born: int
-    above: list[str] = []
-    subject_target: str | None = None
-    ended_at: int | None = None
-
 
 TASK_ROWS: Final = RowReader(TaskRow, TASKS)
 TASKS_ORDER: Final = Order((TASKS.c.started_at, TASKS.c.id), tuple[Time, Text], newest_first=True)
