@@ -7,7 +7,7 @@ import msgspec
 
 from arx_caps.console.visit import Visit
 from arx_caps.mint.api.routes.work.budgets import Pools, PoolShown, PoolsQuery, list_pools, show_pools
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import BudgetParts
 from arx_caps.mint.db.database import PAGE
 from arx_verifier.amounts import read_amount
 from arx_verifier.errors import GrantError, StoreError
@@ -100,7 +100,7 @@ def show_budgets(visit: Visit, session: str) -> PoolsView:
     return ask_budgets(visit, session=session, limit=PAGE)
 
 
-def look_at_budgets(mint: MintContext, session: str) -> PoolsView:
+def look_at_budgets(mint: BudgetParts, session: str) -> PoolsView:
     """Return the pools of a session, for a stream."""
     if mint.ledger is None:
         return PoolsView()

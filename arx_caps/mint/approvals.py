@@ -10,7 +10,7 @@ The bytes of discharges are in ``discharge``.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, cast
 
-from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.context import Born, HasDatabase, HasEpochs, HasLedger, IssuingParts, TaskParts
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.work.approvals import (
     APPROVED,
@@ -54,7 +54,7 @@ class ApprovalRequest(NamedTuple):
 
 
 def ask_approval(
-    mint: MintContext,
+    mint: TaskParts,
     unit: UnitOfWork,
     caller: AuthenticatedCaller,
     request: ApprovalRequest,
@@ -117,7 +117,7 @@ def ask_approval(
     return row
 
 
-def fetch_discharge(mint: MintContext, caller: AuthenticatedCaller, row: ApprovalWithTask) -> str | None:
+def fetch_discharge(mint: IssuingParts, caller: AuthenticatedCaller, row: ApprovalWithTask) -> str | None:
     """Return the discharge of an approval, a secret; None while the request waits.
 
     Raises:
@@ -156,7 +156,7 @@ def fetch_discharge(mint: MintContext, caller: AuthenticatedCaller, row: Approva
 
 
 def answer_approval(
-    mint: MintContext, caller: AuthenticatedCaller, row: ApprovalWithTask, *, yes: bool, why: str | None
+    mint: IssuingParts, caller: AuthenticatedCaller, row: ApprovalWithTask, *, yes: bool, why: str | None
 ) -> ApprovalWithTask:
     """Approve or deny a request.
 
@@ -197,7 +197,7 @@ def answer_approval(
 
 
 def withdraw_approval(
-    mint: MintContext, caller: AuthenticatedCaller, row: ApprovalWithTask
+    mint: TaskParts, caller: AuthenticatedCaller, row: ApprovalWithTask
 ) -> tuple[ApprovalWithTask, KillReport | None]:
     """Withdraw an approval, also if its discharge was fetched; or a request.
 
@@ -218,7 +218,7 @@ def withdraw_approval(
     return mint.db.approvals.withdraw(row, APPROVED, caller.actor, seq=report.seq), report
 
 
-def approval_state(mint: MintContext, row: ApprovalWithTask) -> State:
+def approval_state(mint: IssuingParts, row: ApprovalWithTask) -> State:
     """Return the state of an approval, by its row, its task's row, the clock and the kill epoch."""
     if row.status in (DENIED, WITHDRAWN, ENDED):
         return cast("State", row.status)
@@ -236,7 +236,7 @@ def approval_state(mint: MintContext, row: ApprovalWithTask) -> State:
     return "approved" if row.status == APPROVED else "waiting"
 
 
-def about(mint: MintContext, args: Mapping[str, Any]) -> dict[str, Any]:
+def about(mint: HasDatabase, args: Mapping[str, Any]) -> dict[str, Any]:
     """Return the members of a request that operators' rules may constrain, beside its id."""
     row = mint.db.approvals.find(str(args.get("approval", "")))
     return {} if row is None else {"agent": row.agent, "template": row.template, "tool": row.tool}
@@ -249,7 +249,7 @@ def _session_of(caller: AuthenticatedCaller) -> tuple[SessionRow, Born]:
 
 
 def _terms(
-    mint: MintContext, task: TaskRow, third_party: ApprovalCaveat, request: ApprovalRequest
+    mint: IssuingParts, task: TaskRow, third_party: ApprovalCaveat, request: ApprovalRequest
 ) -> tuple[str, str, ApprovalTerms]:
     """Return the template, audience and strictest terms of the grants that require a caveat."""
     if not names.is_tool(request.tool) or not any(
@@ -283,7 +283,7 @@ def _terms(
     return template, audience, ApprovalTerms(third_party.tools, need, ttl_ms, any(terms.once for terms in strict))
 
 
-def marks_now(mint: MintContext, session: SessionRow, *caveats: ApprovalCaveat) -> list[tuple[ShownMark, ...]]:
+def marks_now(mint: HasLedger, session: SessionRow, *caveats: ApprovalCaveat) -> list[tuple[ShownMark, ...]]:
     """Return for each third-party caveat of a session those of its marks that are set now.  SPEC 21.8.
 
     Raises:
@@ -306,7 +306,7 @@ def marks_now(mint: MintContext, session: SessionRow, *caveats: ApprovalCaveat) 
     return found
 
 
-def _marks_to_show(mint: MintContext, session: SessionRow, third_party: ApprovalCaveat) -> tuple[ShownMark, ...]:
+def _marks_to_show(mint: HasLedger, session: SessionRow, third_party: ApprovalCaveat) -> tuple[ShownMark, ...]:
     """Return the marks after which a call needs an approval now."""
     [found] = marks_now(mint, session, third_party)
     if not any({each.mark for each in found}.issuperset(marks) for marks in third_party.when):
@@ -314,7 +314,7 @@ def _marks_to_show(mint: MintContext, session: SessionRow, third_party: Approval
     return found
 
 
-def _terms_now(mint: MintContext, row: ApprovalWithTask) -> ApprovalTerms:
+def _terms_now(mint: IssuingParts, row: ApprovalWithTask) -> ApprovalTerms:
     """Return the terms of a request by the grants of today."""
     request = ApprovalRequest(row.caveat, row.tool, row.args, None)
     try:
@@ -338,7 +338,7 @@ def _require_allowed(granted: StoredGrant, audience: str, request: ApprovalReque
             raise GrantError(message, code="bad_parameters", failures=error.failures) from error
 
 
-def _may_approve(mint: MintContext, operator_row: OperatorRow, row: ApprovalWithTask) -> bool:
+def _may_approve(mint: IssuingParts, operator_row: OperatorRow, row: ApprovalWithTask) -> bool:
     """Return whether an operator who approved before may still approve."""
     # Removed, frozen, or with another role since: an approval counts only if it could be given again now.
     if operator_row.status != "active":
@@ -355,7 +355,7 @@ def _may_approve(mint: MintContext, operator_row: OperatorRow, row: ApprovalWith
     return True
 
 
-def _ended_since(mint: MintContext, operator: str, task: TaskRow) -> bool:
+def _ended_since(mint: HasEpochs, operator: str, task: TaskRow) -> bool:
     """Return whether an operator is frozen, or was killed since a task began, so that verifiers take no discharge."""
     return mint.epochs.check(task.incarnation, task.born, (f"operator:{operator}",)) is not None
 

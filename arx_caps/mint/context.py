@@ -6,7 +6,7 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from arx_caps.database.disk_room import room_fault
 from arx_caps.mint.audit.feeds import EventFeed, JournalFeed, KillFeed, SignedFeed
@@ -102,6 +102,168 @@ class KillView(NamedTuple):
         _, applied, _ = self.epochs.view()
         refused = self.epochs.check(None, max(applied, 0), targets)
         return None if refused is None else refused.code
+
+
+# What a function may touch of a mint is in the annotation of its parameter; a mint has all of these parts.
+class HasDatabase(Protocol):
+    """A mint with its database."""
+
+    db: MintDatabase
+
+
+class HasRealm(Protocol):
+    """A mint with the settings of its realm."""
+
+    realm: Realm
+
+
+class HasRootKeys(Protocol):
+    """A mint with the realm's root keys."""
+
+    root_keys: RootKeys
+
+
+class HasKeySchedule(Protocol):
+    """A mint with what decides which key mints."""
+
+    key_schedule: KeySchedule
+
+
+class HasIssuerKeys(Protocol):
+    """A mint with the public keys of the issuers that the policy trusts."""
+
+    issuer_keys: KeySets
+
+
+class HasLedger(Protocol):
+    """A mint with the pools of the realm's budgets."""
+
+    ledger: RedisLedger | None
+
+
+class HasKills(Protocol):
+    """A mint with its view of the kill epoch."""
+
+    kills: KillView
+
+
+class HasEpochs(Protocol):
+    """A mint with what that view reads."""
+
+    epochs: Epochs
+
+
+class HasPolicy(Protocol):
+    """A mint with the policy in force, as ``MintContext.policy`` returns it."""
+
+    @property
+    def policy(self) -> Policy: ...
+
+
+class HasPolicies(Protocol):
+    """A mint with the policy in force and its reload."""
+
+    policies: ActivePolicy
+
+
+class HasLimits(Protocol):
+    """A mint with the rate limits of agents and addresses."""
+
+    limits: RateLimits
+
+
+class HasLog(Protocol):
+    """A mint with the realm's audit log."""
+
+    log: AuditLog
+
+
+class StoredParts(HasDatabase, HasRealm, Protocol):
+    """What reads rows that the settings interpret."""
+
+
+class SealedParts(StoredParts, HasRootKeys, Protocol):
+    """What opens rows that are sealed."""
+
+
+class LoggedParts(HasDatabase, HasLog, Protocol):
+    """What reads rows, and records of them."""
+
+
+class StoreParts(HasDatabase, HasEpochs, Protocol):
+    """What uses up an id at the store, and in the database."""
+
+    store: RevocationStore
+
+
+class RevokingParts(HasDatabase, Protocol):
+    """What ends sessions and tasks."""
+
+    revoker: Revoker
+
+
+class BudgetParts(HasDatabase, HasLedger, HasKills, Protocol):
+    """What reads and changes the pools of sessions and tasks."""
+
+
+class LivenessParts(HasDatabase, HasKills, HasPolicy, Protocol):
+    """What knows which sessions and tasks live, and what their templates allow."""
+
+
+class IssuingParts(StoredParts, HasKeySchedule, HasEpochs, LivenessParts, Protocol):
+    """What issues and reads tokens."""
+
+
+class TaskParts(IssuingParts, BudgetParts, RevokingParts, Protocol):
+    """What opens sessions, and starts and changes tasks."""
+
+
+class SigningParts(StoredParts, Protocol):
+    """What signs access tokens."""
+
+    signing_keys: SigningKeys
+
+
+class HandleParts(TaskParts, SigningParts, Protocol):
+    """What gives access tokens for tasks, and finds the task of one."""
+
+
+class ClientParts(StoredParts, HasIssuerKeys, HasPolicy, HasLimits, Protocol):
+    """What authenticates OAuth clients and the subjects of their requests."""
+
+    client_documents: ClientDocuments
+
+
+class OAuthParts(HandleParts, ClientParts, Protocol):
+    """What answers OAuth clients."""
+
+
+class IssuerParts(HasRealm, Protocol):
+    """What asks the issuers of people's accounts."""
+
+    account_issuers: dict[str, Any]
+
+
+class AccountParts(SealedParts, IssuerParts, RevokingParts, HasKills, Protocol):
+    """What connects and ends people's accounts."""
+
+    store: RevocationStore
+
+
+class LogParts(StoredParts, HasKills, HasPolicies, HasLog, Protocol):
+    """What answers from the log, and erases in it."""
+
+    freezes: FreezeKeeper
+
+
+class RecordingParts(HasEpochs, HasPolicies, Protocol):
+    """What records a decision on a call of this mint."""
+
+    decisions: DecisionSink
+
+
+class CallerParts(IssuingParts, RecordingParts, Protocol):
+    """What authenticates the callers of routes."""
 
 
 class MintContext:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from arx_caps.database.commit_watch import URGENT
 from arx_caps.mint.api.browser import peer_of
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import HasLimits
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_verifier.errors import ArxError
 
@@ -52,7 +52,7 @@ class WorkQueue:
 _PROOFS: Final = WorkQueue(f"{URGENT}-proof", 2, 256)  # urgent, as one of the callers may want to kill
 
 
-async def require_admitted(mint: MintContext, request: Request, find_caller: Callable[[], str | None] | None) -> None:
+async def require_admitted(mint: HasLimits, request: Request, find_caller: Callable[[], str | None] | None) -> None:
     """Require that a request may be answered: its address is below the limit, or the mint knows its caller.
 
     Args:
@@ -74,7 +74,7 @@ async def require_admitted(mint: MintContext, request: Request, find_caller: Cal
         request.scope[_KNOWN] = caller
 
 
-def count_unproven(mint: MintContext, request: Request, error: ArxError | None = None) -> None:
+def count_unproven(mint: HasLimits, request: Request, error: ArxError | None = None) -> None:
     """Charge an unauthenticated call to its address, or to the caller for whom the address's limit did not count.
 
     Args:

@@ -6,23 +6,23 @@ from typing import Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import HasLimits, HasRealm
 
 
-def peer_of(mint: MintContext, request: Request) -> str | None:
+def peer_of(mint: HasLimits, request: Request) -> str | None:
     """Return the caller's address; ``X-Forwarded-For`` counts only from trusted proxies."""
     peer = request.client.host if request.client is not None else None
     return mint.limits.peer_of(peer, request.headers.getlist("x-forwarded-for"))
 
 
-def cookie_name(mint: MintContext, name: str) -> str:
+def cookie_name(mint: HasRealm, name: str) -> str:
     """Return the name of a cookie as browsers send it."""
     # The prefix: no page of another host of the domain can set the cookie, and so begin a login in its own name.
     return f"__Host-{name}" if _is_https(mint) else name
 
 
 def set_cookie(
-    mint: MintContext,
+    mint: HasRealm,
     response: Response,
     name: str,
     value: str,
@@ -50,5 +50,5 @@ def set_cookie(
     )
 
 
-def _is_https(mint: MintContext) -> bool:
+def _is_https(mint: HasRealm) -> bool:
     return mint.realm.issuer.startswith("https:")

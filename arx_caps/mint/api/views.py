@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.api.endpoint import RouteAnswer
-from arx_caps.mint.context import KillView, MintContext
+from arx_caps.mint.context import BudgetParts, HasPolicy, KillView, LivenessParts
 from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN
 from arx_caps.mint.db.rows import fields_of
 from arx_caps.mint.db.tables import AgentRow, GrantRow, HolderKeyRow, OperatorRow, SessionRow, TaskRow
@@ -159,7 +159,7 @@ def show_row(kind: type[Shown], row: msgspec.Struct | Mapping[str, Any], **membe
     return kind(**{name: fields[name] for name in kind.__struct_fields__ if name in fields} | members)
 
 
-def show_agent(mint: MintContext, row: AgentRow, keys: Sequence[HolderKeyRow] | None = None) -> AgentShown:
+def show_agent(mint: BudgetParts, row: AgentRow, keys: Sequence[HolderKeyRow] | None = None) -> AgentShown:
     """Return an agent as the API shows it.
 
     Args:
@@ -175,7 +175,7 @@ def show_agent(mint: MintContext, row: AgentRow, keys: Sequence[HolderKeyRow] | 
     return show_row(AgentShown, row, state=state, keys=[show_row(KeyShown, key) for key in keys])
 
 
-def show_operator(mint: MintContext, row: OperatorRow) -> OperatorShown:
+def show_operator(mint: LivenessParts, row: OperatorRow) -> OperatorShown:
     """Return an operator as the API shows it."""
     state = row.status
     if state == "active" and is_frozen(mint.kills, (f"operator:{row.id}",)):
@@ -194,7 +194,7 @@ def show_operator(mint: MintContext, row: OperatorRow) -> OperatorShown:
     )
 
 
-def _role_by_login(mint: MintContext, row: OperatorRow) -> str:
+def _role_by_login(mint: HasPolicy, row: OperatorRow) -> str:
     try:
         return role_of(mint, row).name
     except ArxError:

@@ -15,7 +15,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 from arx_caps.credentials.jose import BAD_PROOF, Proof, check_dpop
-from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.context import (
+    Born,
+    CallerParts,
+    HasPolicies,
+    IssuingParts,
+    LivenessParts,
+    MintContext,
+    RecordingParts,
+)
 from arx_caps.mint.db.repositories.work.proofs import used_id
 from arx_caps.mint.db.tables import AgentRow, SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
@@ -204,7 +212,7 @@ def authenticate_call(
         raise AuditError(f"{broken}; `arx kill --direct` needs no mint") from broken
 
 
-def find_signer(mint: MintContext, call: CallCredentials) -> str | None:
+def find_signer(mint: IssuingParts, call: CallCredentials) -> str | None:
     """Return the thumbprint of the enrolled key, or of the open session's key, that signed a call; else None.
 
     The proof is not spent and nothing is authorized: ``authenticate_call`` or ``authenticate_service`` follows.
@@ -231,7 +239,7 @@ def find_signer(mint: MintContext, call: CallCredentials) -> str | None:
     return kid if known else None
 
 
-def admit_operator(mint: MintContext, call: CallCredentials, _: Mapping[str, str]) -> OperatorIdentifier:
+def admit_operator(mint: CallerParts, call: CallCredentials, _: Mapping[str, str]) -> OperatorIdentifier:
     """Require that an operator calls, before the body is read; ``authenticate_call`` follows.
 
     Raises:
@@ -248,7 +256,7 @@ def admit_operator(mint: MintContext, call: CallCredentials, _: Mapping[str, str
 
 
 def authenticate_service(
-    mint: MintContext, unit: UnitOfWork, call: CallCredentials, action: str, args: Mapping[str, Any]
+    mint: CallerParts, unit: UnitOfWork, call: CallCredentials, action: str, args: Mapping[str, Any]
 ) -> AuthenticatedCaller:
     """Authenticate a tool service by its enrolled key, and record the call.  CONTROL 3.
 
@@ -286,7 +294,7 @@ def authenticate_service(
 
 
 def _verify_operator(
-    mint: MintContext, macaroon: Macaroon, proof: Proof, peer: str | None
+    mint: CallerParts, macaroon: Macaroon, proof: Proof, peer: str | None
 ) -> tuple[OperatorIdentifier, str]:
     """Verify an operator's token, and that an enrolled key of that operator signed the call.
 
@@ -306,7 +314,7 @@ def _verify_operator(
 
 
 def _authorize_operator(
-    mint: MintContext,
+    mint: LivenessParts,
     unit: UnitOfWork,
     macaroon: Macaroon,
     identifier: OperatorIdentifier,
@@ -322,7 +330,7 @@ def _authorize_operator(
     return AuthenticatedCaller("operator", name, None, None, identifier.exp, proof.key.kid)
 
 
-def require_active_operator(mint: MintContext, name: str, action: str, args: Mapping[str, Any]) -> None:
+def require_active_operator(mint: LivenessParts, name: str, action: str, args: Mapping[str, Any]) -> None:
     """Require that an operator may do something now: active, not frozen, and allowed by its role.
 
     Args:
@@ -397,7 +405,7 @@ def _authenticate_agent(
 
 
 def describe_caller(
-    mint: MintContext, caller: str, *, kid: str = "", token: str = "", assurance: str = PROVEN
+    mint: HasPolicies, caller: str, *, kid: str = "", token: str = "", assurance: str = PROVEN
 ) -> ChainFacts:
     """Return who calls, for the record of a call without a session.
 
@@ -412,7 +420,7 @@ def describe_caller(
     return ChainFacts(agent=caller, token=token, audience=MINT_AUDIENCE, policy=policy, kid=kid, assurance=assurance)
 
 
-def record_decision(mint: MintContext, facts: ChainFacts, request: AccessRequest, error: ArxError | None) -> None:
+def record_decision(mint: RecordingParts, facts: ChainFacts, request: AccessRequest, error: ArxError | None) -> None:
     """Record the decision on a call that a key authenticated and that has no session.
 
     Args:
@@ -442,7 +450,7 @@ def record_decision(mint: MintContext, facts: ChainFacts, request: AccessRequest
 
 @contextlib.contextmanager
 def record_refusal(
-    mint: MintContext, facts: ChainFacts, request: AccessRequest, errors: tuple[type[ArxError], ...] = REFUSALS
+    mint: RecordingParts, facts: ChainFacts, request: AccessRequest, errors: tuple[type[ArxError], ...] = REFUSALS
 ) -> Iterator[None]:
     """Record a refusal that leaves the block.
 
@@ -461,7 +469,7 @@ def record_refusal(
 
 @contextlib.contextmanager
 def record_outcome(
-    mint: MintContext, facts: ChainFacts, request: AccessRequest, errors: tuple[type[ArxError], ...] = REFUSALS
+    mint: RecordingParts, facts: ChainFacts, request: AccessRequest, errors: tuple[type[ArxError], ...] = REFUSALS
 ) -> Iterator[None]:
     """Record a refusal that leaves the block, as ``record_refusal`` does, or an allow if none does.
 

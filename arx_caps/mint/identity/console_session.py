@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import HasDatabase, MintContext, StoredParts
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import ConsoleSessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
@@ -77,7 +77,7 @@ class ConsoleSession(NamedTuple):
         return BY_LOGIN if self.key is None else BY_KEY
 
 
-def make_link(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller) -> tuple[bytes, int]:
+def make_link(mint: HasDatabase, unit: UnitOfWork, caller: AuthenticatedCaller) -> tuple[bytes, int]:
     """Return the secret of a one-use link for an operator, and when it expires, ms since the Unix epoch."""
     secret, now = secrets.token_bytes(SECRET_BYTES), now_ms()
     name, until = f"c-{secrets.token_hex(8)}", now + LINK_MS
@@ -95,7 +95,7 @@ def make_link(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller) 
     return secret, until
 
 
-def find_link(mint: MintContext, secret: bytes) -> str:
+def find_link(mint: HasDatabase, secret: bytes) -> str:
     """Return the operator whom a link signs in, without using it.
 
     Raises:
@@ -107,7 +107,7 @@ def find_link(mint: MintContext, secret: bytes) -> str:
     return row.operator
 
 
-def use_link(mint: MintContext, secret: bytes, before: ConsoleSession | None) -> bytes:
+def use_link(mint: StoredParts, secret: bytes, before: ConsoleSession | None) -> bytes:
     """Use a link, and return the secret for the browser's cookie.
 
     Args:
@@ -132,7 +132,7 @@ def use_link(mint: MintContext, secret: bytes, before: ConsoleSession | None) ->
     return cookie
 
 
-def begin_by_login(mint: MintContext, unit: UnitOfWork, operator: str, logged_in_at: int, before: str) -> bytes:
+def begin_by_login(mint: StoredParts, unit: UnitOfWork, operator: str, logged_in_at: int, before: str) -> bytes:
     """Begin the session of an operator who logged in at the issuer, and return the secret for the browser's cookie.
 
     Args:
@@ -159,7 +159,7 @@ def begin_by_login(mint: MintContext, unit: UnitOfWork, operator: str, logged_in
     return cookie
 
 
-def _replace(mint: MintContext, before: str, after: str, operator: str) -> None:
+def _replace(mint: HasDatabase, before: str, after: str, operator: str) -> None:
     """End a browser's earlier session, and keep the form that waits for the same operator."""
     row = mint.db.console_sessions.get(before) if before else None
     if row is None or row.operator != operator:
@@ -169,7 +169,7 @@ def _replace(mint: MintContext, before: str, after: str, operator: str) -> None:
     mint.db.console_sessions.end(before, Event.of("console.replaced", f"operator:{operator}", console=before, by=after))
 
 
-def find_console_session(mint: MintContext, secret: bytes) -> ConsoleSession | None:
+def find_console_session(mint: StoredParts, secret: bytes) -> ConsoleSession | None:
     """Return the session of a cookie; None if there is none or it has ended.
 
     Args:
@@ -188,7 +188,7 @@ def find_console_session(mint: MintContext, secret: bytes) -> ConsoleSession | N
     return ConsoleSession(row.id, row.operator, row.key, row.signed_in_at, end, row.fresh_until, row.used_at)
 
 
-def note_console_use(mint: MintContext, session: ConsoleSession) -> None:
+def note_console_use(mint: StoredParts, session: ConsoleSession) -> None:
     """Store that the operator has done something, so that the session lives on.
 
     Args:
@@ -202,13 +202,13 @@ def note_console_use(mint: MintContext, session: ConsoleSession) -> None:
             mint.db.console_sessions.use(session.id, until=min(now + mint.realm.console.idle_ms, session.expires_at))
 
 
-def keep_draft(mint: MintContext, session: ConsoleSession, path: str, fields: Mapping[str, str]) -> None:
+def keep_draft(mint: HasDatabase, session: ConsoleSession, path: str, fields: Mapping[str, str]) -> None:
     """Store the form that waits until its operator has signed in again."""
     draft = msgspec.json.encode({"path": path, "fields": fields}).decode()
     mint.db.console_sessions.keep_draft(session.id, draft)
 
 
-def find_draft(mint: MintContext, session: ConsoleSession) -> tuple[str, dict[str, str]] | None:
+def find_draft(mint: HasDatabase, session: ConsoleSession) -> tuple[str, dict[str, str]] | None:
     """Return the path and the fields of the form that waits, or None."""
     row = mint.db.console_sessions.get(session.id)
     if row is None or row.draft is None:
@@ -217,7 +217,7 @@ def find_draft(mint: MintContext, session: ConsoleSession) -> tuple[str, dict[st
     return str(draft["path"]), dict(draft["fields"])
 
 
-def end_console_session(mint: MintContext, session: ConsoleSession) -> None:
+def end_console_session(mint: HasDatabase, session: ConsoleSession) -> None:
     """Sign an operator out."""
     what = Event.of("console.signed_out", session.actor, console=session.id)
     mint.db.console_sessions.end(session.id, what)

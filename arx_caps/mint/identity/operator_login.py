@@ -8,7 +8,7 @@ import hashlib
 from typing import Any, Final
 
 from arx_caps.credentials.keyfile import PublicKey
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import CallerParts, LivenessParts
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN
 from arx_caps.mint.db.tables import OperatorRow
@@ -28,7 +28,7 @@ LOG_IN: Final = "arx.login"
 
 
 def log_operator_in(
-    mint: MintContext,
+    mint: CallerParts,
     unit: UnitOfWork,
     token: IssuerToken,
     *,
@@ -64,7 +64,7 @@ def log_operator_in(
 
 
 def _log_in(
-    mint: MintContext, unit: UnitOfWork, name: str, person: Subject, key: PublicKey | None, until: int | None
+    mint: LivenessParts, unit: UnitOfWork, name: str, person: Subject, key: PublicKey | None, until: int | None
 ) -> None:
     row = OperatorRow(
         id=name,

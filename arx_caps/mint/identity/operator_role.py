@@ -3,7 +3,7 @@
 
 from typing import NamedTuple
 
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import HasDatabase, HasPolicy, LivenessParts
 from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN
 from arx_caps.mint.db.tables import OperatorRow
 from arx_caps.mint.policy.issuers import Subject, roles_for
@@ -26,7 +26,7 @@ class OperatorRole(NamedTuple):
     rules: tuple[Rule, ...]
 
 
-def role_of(mint: MintContext, row: OperatorRow) -> OperatorRole:
+def role_of(mint: HasPolicy, row: OperatorRow) -> OperatorRole:
     """Return the role that an operator has now.
 
     Args:
@@ -44,7 +44,7 @@ def role_of(mint: MintContext, row: OperatorRow) -> OperatorRole:
     return role_of_person(mint.policy, Subject(row.issuer or "", row.subject or "", row.claims or {}))
 
 
-def active_operator(mint: MintContext, name: str) -> OperatorRow:
+def active_operator(mint: HasDatabase, name: str) -> OperatorRow:
     """Return the row of an operator.
 
     Raises:
@@ -56,7 +56,7 @@ def active_operator(mint: MintContext, name: str) -> OperatorRow:
     return row
 
 
-def actions_of_operator(mint: MintContext, name: str) -> tuple[str, ...]:
+def actions_of_operator(mint: LivenessParts, name: str) -> tuple[str, ...]:
     """Return the patterns of the actions that an operator's role has now; raises as ``role_of`` does.
 
     Raises:

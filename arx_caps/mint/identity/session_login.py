@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from arx_caps.credentials.jose import Assertion, Proof, check_assertion
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import ClientParts, HasIssuerKeys, StoredParts
 from arx_caps.mint.db.tables import AgentRow, SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import IssuerToken, verify_issuer_token
@@ -63,7 +63,7 @@ class Opener(NamedTuple):
 
 
 def authenticate_opener(
-    mint: MintContext, unit: UnitOfWork, policy: Policy, credentials: LoginCredentials, proof: Proof, now: int
+    mint: ClientParts, unit: UnitOfWork, policy: Policy, credentials: LoginCredentials, proof: Proof, now: int
 ) -> Opener:
     """Authenticate the opener of a session and its subject, and spend the proof.
 
@@ -158,7 +158,7 @@ def subject_targets(subject: Subject | None) -> tuple[str, ...]:
     return () if subject is None else (subject_target(subject.issuer, subject.name),)
 
 
-def _verify_key(mint: MintContext, assertion: str, proof: Proof, now: int) -> Assertion:
+def _verify_key(mint: StoredParts, assertion: str, proof: Proof, now: int) -> Assertion:
     verified = check_assertion(assertion, mint.db.holder_keys.key_of, audience=mint.realm.issuer, now=now)
     if verified.subject.startswith("operator:"):
         raise GrantError("wrong caller: expected an agent's key, got an operator's", code="wrong_caller")
@@ -172,7 +172,7 @@ def _verify_key(mint: MintContext, assertion: str, proof: Proof, now: int) -> As
 
 
 def _verify_workload(
-    mint: MintContext, policy: Policy, token: str, proof: Proof, now: int
+    mint: HasIssuerKeys, policy: Policy, token: str, proof: Proof, now: int
 ) -> tuple[str, dict[str, str]]:
     verified = verify_issuer_token(
         token, policy.issuers, mint.issuer_keys, kind="workload", now=now, session_kid=proof.key.kid
@@ -181,7 +181,7 @@ def _verify_workload(
 
 
 def _verify_subject(
-    mint: MintContext, policy: Policy, credentials: LoginCredentials, proof: Proof, now: int
+    mint: HasIssuerKeys, policy: Policy, credentials: LoginCredentials, proof: Proof, now: int
 ) -> tuple[Subject | None, int | None]:
     if credentials.subject_token is None:
         if credentials.subject_token_type is not None:

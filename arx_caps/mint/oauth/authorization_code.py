@@ -12,7 +12,16 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.context import (
+    Born,
+    ClientParts,
+    HandleParts,
+    HasDatabase,
+    HasPolicy,
+    LivenessParts,
+    OAuthParts,
+    RevokingParts,
+)
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.work.approvals import ApprovalWithTask
 from arx_caps.mint.db.tables import ConsentRow
@@ -82,7 +91,7 @@ class Consent(NamedTuple):
         return found if isinstance(found, dict) else {}
 
 
-def find_redirect(mint: MintContext, form: Mapping[str, str]) -> tuple[OAuthClient, str]:
+def find_redirect(mint: ClientParts, form: Mapping[str, str]) -> tuple[OAuthClient, str]:
     """Return the client of an authorization request, and the redirect URI that errors may go to.
 
     Raises:
@@ -98,7 +107,7 @@ def find_redirect(mint: MintContext, form: Mapping[str, str]) -> tuple[OAuthClie
     return client, redirect
 
 
-def read_request(mint: MintContext, client: OAuthClient, form: Mapping[str, str]) -> Wanted:
+def read_request(mint: HasPolicy, client: OAuthClient, form: Mapping[str, str]) -> Wanted:
     """Return what an authorization request asks for.
 
     Raises:
@@ -118,7 +127,7 @@ def read_request(mint: MintContext, client: OAuthClient, form: Mapping[str, str]
     return read_wanted(mint, client, {"scope": " ".join(client.scopes), **form})
 
 
-def ask(mint: MintContext, born: Born, token: IssuerToken, form: Mapping[str, str]) -> bytes:
+def ask(mint: ClientParts, born: Born, token: IssuerToken, form: Mapping[str, str]) -> bytes:
     """Store what a person is to be asked, and return the secret of the browser that may answer.
 
     Args:
@@ -163,7 +172,7 @@ def ask(mint: MintContext, born: Born, token: IssuerToken, form: Mapping[str, st
     return secret
 
 
-def find_consent(mint: MintContext, secret: bytes) -> Consent:
+def find_consent(mint: OAuthParts, secret: bytes) -> Consent:
     """Return what a browser's person is asked.
 
     Raises:
@@ -186,7 +195,7 @@ def find_consent(mint: MintContext, secret: bytes) -> Consent:
     return Consent(row, client, templates, subject, wanted.params, wanted.tools, terms, calls)
 
 
-def give_consent(mint: MintContext, consent: Consent, scope: str, params: Mapping[str, Any]) -> str:
+def give_consent(mint: LivenessParts, consent: Consent, scope: str, params: Mapping[str, Any]) -> str:
     """Return the code for a consent, a secret.
 
     Args:
@@ -212,14 +221,14 @@ def give_consent(mint: MintContext, consent: Consent, scope: str, params: Mappin
     return code
 
 
-def deny_consent(mint: MintContext, consent: Consent) -> None:
+def deny_consent(mint: HasDatabase, consent: Consent) -> None:
     """Forget what a person refused."""
     what = Event.of("consent.denied", f"agent:{consent.client.agent}", consent=consent.row.id)
     mint.db.oauth_consents.deny(consent.row.id, what)
 
 
 def grant_authorization_code(
-    mint: MintContext, unit: UnitOfWork, born: Born, client: OAuthClient, form: Mapping[str, str]
+    mint: HandleParts, unit: UnitOfWork, born: Born, client: OAuthClient, form: Mapping[str, str]
 ) -> Issued:
     """Open a session on behalf of the person who consented, start the task, and issue its access token.
 
@@ -278,7 +287,7 @@ def _params_of(params: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any
     return kept if len(names) > 1 else kept.get(names[0], {})
 
 
-def allowed_of(mint: MintContext, agent: str, scope: str, subject: Subject) -> str:
+def allowed_of(mint: HasPolicy, agent: str, scope: str, subject: Subject) -> str:
     """Return the names of those templates that an agent may have on behalf of a person.
 
     Raises:
@@ -296,7 +305,7 @@ def allowed_of(mint: MintContext, agent: str, scope: str, subject: Subject) -> s
     return " ".join(names)
 
 
-def require_allowed(mint: MintContext, agent: str, template: str, subject: Subject) -> SessionTerms:
+def require_allowed(mint: HasPolicy, agent: str, template: str, subject: Subject) -> SessionTerms:
     """Return the terms of a session in which an agent may have a task on behalf of a person.
 
     Raises:
@@ -323,7 +332,7 @@ def _proves(row: ConsentRow, form: Mapping[str, str], client: OAuthClient) -> bo
     return hmac.compare_digest(challenge_of(verifier), row.challenge)
 
 
-def _end_replayed(mint: MintContext, row: ConsentRow) -> None:
+def _end_replayed(mint: RevokingParts, row: ConsentRow) -> None:
     # RFC 6749 4.1.2: one of the two who used it is an attacker, and the mint cannot know which.
     name = mint.db.oauth_consents.replay(row.id)
     session = None if name is None else mint.db.sessions.find(name)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from arx_caps.credentials.secret_source import SecretStruct
 from arx_caps.mint.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge, marks_now
-from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.context import Born, HandleParts, HasDatabase, HasLedger, IssuingParts
 from arx_caps.mint.db.repositories.work.approvals import APPROVED, WAITING, WITHDRAWN, ApprovalWithTask
 from arx_caps.mint.db.repositories.work.proofs import used_id
 from arx_caps.mint.db.rows import as_json
@@ -46,7 +46,7 @@ class GatewayApproval(SecretStruct, frozen=True):
 
 
 def ask_for_handle(
-    mint: MintContext, unit: UnitOfWork, token: str, audience: str, request: ApprovalRequest
+    mint: HandleParts, unit: UnitOfWork, token: str, audience: str, request: ApprovalRequest
 ) -> ApprovalWithTask:
     """Return the approval of a call with an access token: the one that the client has, or a new request.
 
@@ -88,7 +88,7 @@ def ask_for_handle(
     return ask_approval(mint, unit, _caller_of(handle.session, born), request, handle=handle.claims.jti)
 
 
-def take_for_handle(mint: MintContext, unit: UnitOfWork, token: str, audience: str, name: str) -> GatewayApproval:
+def take_for_handle(mint: HandleParts, unit: UnitOfWork, token: str, audience: str, name: str) -> GatewayApproval:
     """Return how an approval of a client stands and, once it is given, what the call is made with, one time.
 
     Args:
@@ -127,7 +127,7 @@ def take_for_handle(mint: MintContext, unit: UnitOfWork, token: str, audience: s
     return GatewayApproval(row, bundle=bundle, discharge=discharge)
 
 
-def withdraw_for_handle(mint: MintContext, token: str, audience: str, name: str) -> ApprovalWithTask:
+def withdraw_for_handle(mint: HandleParts, token: str, audience: str, name: str) -> ApprovalWithTask:
     """Withdraw a request that still waits, as its client has cancelled the call; return its row.
 
     Args:
@@ -146,7 +146,7 @@ def withdraw_for_handle(mint: MintContext, token: str, audience: str, name: str)
     return mint.db.approvals.withdraw(row, WAITING, f"agent:{row.agent}")
 
 
-def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) -> list[tuple[ApprovalWithTask, str]]:
+def find_unmade_calls(mint: IssuingParts, client: OAuthClient, subject: Subject) -> list[tuple[ApprovalWithTask, str]]:
     """Return the calls of a client on behalf of a person that wait for an approval, or have one; with their states.
 
     Args:
@@ -168,7 +168,7 @@ def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) 
 
 
 def _find_usable(
-    mint: MintContext, token: str, audience: str, name: str
+    mint: HandleParts, token: str, audience: str, name: str
 ) -> tuple[ApprovalWithTask, HandleRow, SessionRow]:
     """Return an approval's row that an access token may use, with the row of the handle that asked, and its session."""
     handle = require_handle(mint, token, audience)
@@ -182,7 +182,7 @@ def _find_usable(
     return rows[0], asked, session
 
 
-def _asked_by(mint: MintContext, handle: Handle, row: ApprovalWithTask) -> HandleRow | None:
+def _asked_by(mint: HasDatabase, handle: Handle, row: ApprovalWithTask) -> HandleRow | None:
     """Return the row of the access token that asked for an approval; None if a handle may not use the approval.
 
     Another token of the same client and person may have asked, for an earlier task.
@@ -202,7 +202,7 @@ def _asked_by(mint: MintContext, handle: Handle, row: ApprovalWithTask) -> Handl
     return asked if asked.recipe.get("added", []) == handle.row.recipe.get("added", []) else None
 
 
-def _shows_marks(mint: MintContext, handle: Handle, row: ApprovalWithTask, caveat: str) -> bool:
+def _shows_marks(mint: HasLedger, handle: Handle, row: ApprovalWithTask, caveat: str) -> bool:
     """Return whether operators are shown by a row all marks after which a call needs an approval now.
 
     Args:
@@ -234,5 +234,5 @@ def _taken_id(row: ApprovalWithTask) -> tuple[str, str, str, int]:
     return _TAKEN, str(row.handle), row.id, now_ms() if row.expires_at is None else row.expires_at
 
 
-def _is_taken(mint: MintContext, row: ApprovalWithTask) -> bool:
+def _is_taken(mint: HasDatabase, row: ApprovalWithTask) -> bool:
     return mint.db.proofs.is_used(used_id(*_taken_id(row)))

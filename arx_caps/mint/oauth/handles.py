@@ -15,7 +15,7 @@ from arx_caps.credentials.access_token import (
     read_access_token,
     sign_access_token,
 )
-from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.context import Born, ClientParts, HandleParts, HasPolicy, IssuingParts, SigningParts
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import HandleRow, SessionRow, TaskRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
@@ -56,7 +56,7 @@ class Handle(NamedTuple):
 
 
 def issue_handle(
-    mint: MintContext,
+    mint: SigningParts,
     unit: UnitOfWork,
     client: OAuthClient,
     task: TaskRow,
@@ -108,7 +108,7 @@ def issue_handle(
     return Issued(sign_access_token(claims, kid, key), claims)
 
 
-def find_handle(mint: MintContext, token: str) -> Handle | None:
+def find_handle(mint: HandleParts, token: str) -> Handle | None:
     """Return an access token of this mint that is neither expired nor revoked nor frozen; else None.
 
     Args:
@@ -137,7 +137,7 @@ def find_handle(mint: MintContext, token: str) -> Handle | None:
     return handle
 
 
-def require_handle(mint: MintContext, token: str, audience: str) -> Handle:
+def require_handle(mint: HandleParts, token: str, audience: str) -> Handle:
     """Return an access token for a service.
 
     Args:
@@ -157,7 +157,7 @@ def require_handle(mint: MintContext, token: str, audience: str) -> Handle:
     return handle
 
 
-def bundle_of(mint: MintContext, row: HandleRow, session: SessionRow) -> str:
+def bundle_of(mint: IssuingParts, row: HandleRow, session: SessionRow) -> str:
     """Return the bundle that a handle's row stands for, a secret; its token cannot be delegated.
 
     Args:
@@ -184,14 +184,14 @@ def recipe_for(recipe: Mapping[str, Any], audience: str) -> dict[str, Any]:
     }
 
 
-def scopes_at(mint: MintContext, handle: Handle, audience: str) -> dict[str, list[str]]:
+def scopes_at(mint: ClientParts, handle: Handle, audience: str) -> dict[str, list[str]]:
     """Return by template that the handle's client may ask for, the tools of an audience that it allows."""
     client = mint.db.oauth_clients.find(handle.row.client)
     names = scopes_of(mint, client) if client is not None else ()
     return {name: tools for name, tools in scopes_for(mint, audience).items() if name in names}
 
 
-def scopes_for(mint: MintContext, audience: str) -> dict[str, list[str]]:
+def scopes_for(mint: HasPolicy, audience: str) -> dict[str, list[str]]:
     """Return by template that access tokens for an audience may stand for, the tools there that it allows."""
     return {
         name: sorted({rule.tool for rule in template.rules if rule.at == audience})

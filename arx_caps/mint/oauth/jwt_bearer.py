@@ -8,7 +8,7 @@ draft-ietf-oauth-identity-assertion-authz-grant) names the subject on whose beha
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.context import Born, ClientParts, OAuthParts
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import IssuerToken, is_identity_assertion, verify_issuer_token
 from arx_caps.mint.identity.session_login import Opener, agent_of_workload, subject_in
@@ -26,7 +26,7 @@ _BOUNDS: Final[Mapping[str, OAuthCode]] = {"scope": "invalid_scope", "resource":
 
 
 def grant_jwt_bearer(
-    mint: MintContext, unit: UnitOfWork, born: Born, client: OAuthClient, form: Mapping[str, str]
+    mint: OAuthParts, unit: UnitOfWork, born: Born, client: OAuthClient, form: Mapping[str, str]
 ) -> Issued:
     """Start a task for the agent or the subject that an assertion proves, and issue an access token for it.
 
@@ -54,7 +54,7 @@ def grant_jwt_bearer(
 
 
 def client_of_assertion(
-    mint: MintContext, unit: UnitOfWork, form: Mapping[str, str], authorization: str | None
+    mint: ClientParts, unit: UnitOfWork, form: Mapping[str, str], authorization: str | None
 ) -> OAuthClient:
     """Return the client of this grant: an authenticated one, or one that ``client_id`` alone names.
 
@@ -73,7 +73,7 @@ def client_of_assertion(
     return authenticate_client(mint, unit, form, authorization)
 
 
-def _by_workload(mint: MintContext, client: OAuthClient, token: str) -> Opener:
+def _by_workload(mint: ClientParts, client: OAuthClient, token: str) -> Opener:
     verified = _verify(mint, client, token, "workload")
     # One text, so that a workload does not learn which agent another client is.
     if agent_of_workload(mint.policy, verified) != client.agent:
@@ -84,7 +84,7 @@ def _by_workload(mint: MintContext, client: OAuthClient, token: str) -> Opener:
 
 
 def _by_subject(
-    mint: MintContext, unit: UnitOfWork, client: OAuthClient, token: str, form: Mapping[str, str]
+    mint: ClientParts, unit: UnitOfWork, client: OAuthClient, token: str, form: Mapping[str, str]
 ) -> tuple[Opener, Mapping[str, str]]:
     """Return the opener, and the form within the bounds of the assertion."""
     if not client.proven:
@@ -120,7 +120,7 @@ def _within(claims: Mapping[str, Any], form: Mapping[str, str]) -> Mapping[str, 
     return whole
 
 
-def _verify(mint: MintContext, client: OAuthClient, token: str, kind: Literal["workload", "id_jag"]) -> IssuerToken:
+def _verify(mint: ClientParts, client: OAuthClient, token: str, kind: Literal["workload", "id_jag"]) -> IssuerToken:
     # A token that is bound to a key (``cnf``) is refused without a proof by that key.
     jkt = client.jkt or ""
     return verify_issuer_token(token, mint.policy.issuers, mint.issuer_keys, kind=kind, now=now_ms(), session_kid=jkt)

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Final, NoReturn
 
-from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.context import Born, HasDatabase, HasPolicy, OAuthParts, RevokingParts
 from arx_caps.mint.db.tables import ConsentRow, RefreshRow, SessionRow, TaskRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
@@ -38,7 +38,7 @@ _WRONG: Final = "the refresh token is unknown, used, expired, or another client'
 
 
 def new_refresh(
-    mint: MintContext,
+    mint: RevokingParts,
     client: OAuthClient,
     session: SessionRow,
     about: ConsentRow | RefreshRow,
@@ -88,20 +88,20 @@ def new_refresh(
     return token
 
 
-def terms_of(mint: MintContext, template: str) -> str:
+def terms_of(mint: HasPolicy, template: str) -> str:
     """Return a digest of a task's templates as the policy writes them: a person consents to that text alone."""
     tables = mint.policy.text.document["task"]
     written = [tables.get(name, tables) for name in template.split(" ")]
     return hashlib.sha256(jcs(written[0] if len(written) == 1 else written)).hexdigest()
 
 
-def find_refresh(mint: MintContext, token: str) -> RefreshRow | None:
+def find_refresh(mint: HasDatabase, token: str) -> RefreshRow | None:
     """Return the row of a refresh token, or None."""
     return mint.db.oauth_refreshes.find(digest_of(token))
 
 
 def grant_refresh_token(
-    mint: MintContext, unit: UnitOfWork, born: Born, client: OAuthClient, form: Mapping[str, str]
+    mint: OAuthParts, unit: UnitOfWork, born: Born, client: OAuthClient, form: Mapping[str, str]
 ) -> Issued:
     """Renew a consented session, start its next task, and issue an access token and the next refresh token.
 
@@ -163,7 +163,7 @@ def grant_refresh_token(
     return issued._replace(refresh=new_refresh(mint, client, session, row, row.terms, task, row.digest))
 
 
-def _end_reused(mint: MintContext, session: SessionRow) -> NoReturn:
+def _end_reused(mint: RevokingParts, session: SessionRow) -> NoReturn:
     """End the session of a refresh token that came twice, and refuse.
 
     Raises:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from arx_caps.credentials.access_token import LIFE_MS
-from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.context import Born, HandleParts, HasDatabase, HasPolicy, LivenessParts, TaskParts
 from arx_caps.mint.db.tables import AgentRow, ConsentRow, RefreshRow, SessionRow, TaskRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
@@ -72,7 +72,7 @@ class Wanted(NamedTuple):
 
 
 def issue_in_session(
-    mint: MintContext, unit: UnitOfWork, born: Born, client: OAuthClient, opener: Opener, form: Mapping[str, str]
+    mint: HandleParts, unit: UnitOfWork, born: Born, client: OAuthClient, opener: Opener, form: Mapping[str, str]
 ) -> Issued:
     """Start a task for an authenticated opener, and issue an access token for it.
 
@@ -96,7 +96,7 @@ def issue_in_session(
 
 
 def start_and_issue(
-    mint: MintContext, unit: UnitOfWork, client: OAuthClient, caller: AuthenticatedCaller, wanted: Wanted
+    mint: HandleParts, unit: UnitOfWork, client: OAuthClient, caller: AuthenticatedCaller, wanted: Wanted
 ) -> tuple[Issued, TaskRow]:
     """Start a task in a session, issue an access token for it, and return both.
 
@@ -117,7 +117,7 @@ def start_and_issue(
     return issue_handle(mint, unit, client, task, resource=wanted.resource, audience=wanted.audience), task
 
 
-def read_wanted(mint: MintContext, client: OAuthClient, form: Mapping[str, str]) -> Wanted:
+def read_wanted(mint: HasPolicy, client: OAuthClient, form: Mapping[str, str]) -> Wanted:
     """Return the task that a client asks for.
 
     Args:
@@ -152,7 +152,7 @@ def read_wanted(mint: MintContext, client: OAuthClient, form: Mapping[str, str])
     return Wanted(" ".join(fitting), resource, audience, details.params, details.tools)
 
 
-def require_bound(mint: MintContext, client: OAuthClient, scope: str) -> None:
+def require_bound(mint: HasPolicy, client: OAuthClient, scope: str) -> None:
     """Require a client's proof of a key if the policy wants the access tokens of a task bound to one.
 
     Args:
@@ -171,7 +171,7 @@ def require_bound(mint: MintContext, client: OAuthClient, scope: str) -> None:
 
 
 def opener_of(
-    mint: MintContext,
+    mint: HasDatabase,
     client: OAuthClient,
     by: Mapping[str, str] | None = None,
     subject: Subject | None = None,
@@ -192,7 +192,7 @@ def opener_of(
     return Opener(active_agent(mint, client), {"client": client.id, **(by or {})}, subject, until, client.expires_at)
 
 
-def active_agent(mint: MintContext, client: OAuthClient) -> AgentRow:
+def active_agent(mint: HasDatabase, client: OAuthClient) -> AgentRow:
     """Return the row of a client's agent.
 
     Raises:
@@ -266,7 +266,7 @@ def read_details(form: Mapping[str, str]) -> Details:
 
 
 def session_for(
-    mint: MintContext, unit: UnitOfWork, born: Born, client: OAuthClient, opener: Opener
+    mint: TaskParts, unit: UnitOfWork, born: Born, client: OAuthClient, opener: Opener
 ) -> AuthenticatedCaller:
     """Return the client's agent in its newest session that was opened as this one would be, or in a new one.
 
@@ -307,7 +307,7 @@ def _is_opened_by(session: SessionRow, opener: Opener) -> bool:
     return kept == wanted and subject_of(session) == opener.subject
 
 
-def _goes_on(mint: MintContext, born: Born, session: SessionRow) -> bool:
+def _goes_on(mint: LivenessParts, born: Born, session: SessionRow) -> bool:
     """Return whether a session can have another task: it lives as long as an access token, and is not revoked."""
     if session.incarnation != born.incarnation or session.expires_at < now_ms() + LIFE_MS:
         return False
@@ -324,7 +324,7 @@ def _goes_on(mint: MintContext, born: Born, session: SessionRow) -> bool:
 
 
 def grant_client_credentials(
-    mint: MintContext, unit: UnitOfWork, born: Born, client: OAuthClient, form: Mapping[str, str]
+    mint: HandleParts, unit: UnitOfWork, born: Born, client: OAuthClient, form: Mapping[str, str]
 ) -> Issued:
     """Start a task for a client's agent and issue an access token for it; see ``issue_in_session``."""
     return issue_in_session(mint, unit, born, client, opener_of(mint, client), form)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from arx_caps.credentials.access_token import AccessToken
-from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.context import Born, HandleParts, HasPolicy, HasRealm
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.oauth.client.client_proofs import prove_client_key
 from arx_caps.mint.oauth.client.clients import OAuthClient
@@ -35,7 +35,7 @@ HOP_BYTES: Final = 9  # SPEC 5.2
 
 
 def grant_token_exchange(
-    mint: MintContext,
+    mint: HandleParts,
     unit: UnitOfWork,
     born: Born,  # noqa: ARG001 - the task's own birth counts, so that a kill since then ends the new token too
     client: OAuthClient,
@@ -86,7 +86,7 @@ def grant_token_exchange(
     return issue_handle(mint, unit, client, handle.task, resource=resource, audience=audience, of=claims, is_hop=is_hop)
 
 
-def _subject(mint: MintContext, form: Mapping[str, str]) -> Handle:
+def _subject(mint: HandleParts, form: Mapping[str, str]) -> Handle:
     if form.get("subject_token_type") != ACCESS_TOKEN_TYPE:
         raise OAuthError("invalid_request", f"subject_token_type: expected {ACCESS_TOKEN_TYPE}")
     if form.get("requested_token_type", ACCESS_TOKEN_TYPE) != ACCESS_TOKEN_TYPE:
@@ -102,7 +102,7 @@ def _subject(mint: MintContext, form: Mapping[str, str]) -> Handle:
 
 
 def _require_proof(
-    mint: MintContext, unit: UnitOfWork, client: OAuthClient, claims: AccessToken, form: Mapping[str, str]
+    mint: HasRealm, unit: UnitOfWork, client: OAuthClient, claims: AccessToken, form: Mapping[str, str]
 ) -> None:
     """Require that the key of a bound token is proven, and that what is exchanged for it is bound as well."""
     proof = form.get("subject_token_proof")
@@ -121,7 +121,7 @@ def _require_proof(
         )
 
 
-def _target(mint: MintContext, handle: Handle, form: Mapping[str, str], *, is_hop: bool) -> tuple[str, str]:
+def _target(mint: HasPolicy, handle: Handle, form: Mapping[str, str], *, is_hop: bool) -> tuple[str, str]:
     """Return the resource of the new token, and its audience."""
     resource = form.get("resource", handle.claims.aud)
     # The task's other services are for the client that has the task: the text of one token must not open them.

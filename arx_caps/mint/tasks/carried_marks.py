@@ -4,7 +4,7 @@
 from contextlib import suppress
 from typing import Final
 
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import BudgetParts
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.marks import rows_of, warnings_of
 from arx_caps.mint.policy.model import Policy
@@ -18,7 +18,7 @@ _UNKNOWN: Final = f"arx.sessions.open {MINT_AUDIENCE}"  # in place of the call t
 
 
 def begin_marks(
-    mint: MintContext, policy: Policy, session: str, agent: str, subject: Subject | None, now: int
+    mint: BudgetParts, policy: Policy, session: str, agent: str, subject: Subject | None, now: int
 ) -> tuple[str, ...]:
     """Register a new session, and set in it the warnings of the agent's sessions that are open or have ended lately.
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from arx_caps.audit.integrity.retention import erase, index_at
 from arx_caps.mint.audit.feeds import NAMED, EventFeed
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import LogParts
 from arx_caps.mint.db.events import Event, Recorded
 from arx_caps.mint.db.repositories.events.erasures import ERASED
 from arx_caps.mint.tasks.liveness import is_usable
@@ -29,7 +29,7 @@ class Gone(NamedTuple):
 
 
 def erase_person(
-    mint: MintContext, target: str, *, by: str, reason: str, end_accounts: Callable[[], object] = lambda: None
+    mint: LogParts, target: str, *, by: str, reason: str, end_accounts: Callable[[], object] = lambda: None
 ) -> Gone:
     """Erase the data of a person.
 
@@ -62,7 +62,7 @@ def erase_person(
     return Gone(erase(mint.log.store, subject=target, by=by, reason=reason), sessions, events)
 
 
-def erase_before(mint: MintContext, before: int, *, by: str, reason: str) -> Gone:
+def erase_before(mint: LogParts, before: int, *, by: str, reason: str) -> Gone:
     """Erase the data of all persons from before a time.
 
     Args:
@@ -83,7 +83,7 @@ def erase_before(mint: MintContext, before: int, *, by: str, reason: str) -> Gon
 
 
 def _erase_work(
-    mint: MintContext, sessions: list[str], target: str | None, by: str, reason: str, before: int = 0
+    mint: LogParts, sessions: list[str], target: str | None, by: str, reason: str, before: int = 0
 ) -> tuple[int, int]:
     db, tasks = mint.db, mint.db.erasures.tasks_in(sessions)
     gone = {*sessions, *tasks}

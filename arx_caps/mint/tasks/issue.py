@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import BudgetParts, HasLedger, HasPolicy, HasRealm, IssuingParts, TaskParts
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from arx_caps.mint.db.tables import GrantRow, SessionRow, TaskRow
@@ -64,7 +64,7 @@ class Started(NamedTuple):
     bundle: str
 
 
-def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller, request: TaskRequest) -> Started:
+def start_task(mint: TaskParts, unit: UnitOfWork, caller: AuthenticatedCaller, request: TaskRequest) -> Started:
     """Start a task in the caller's session.
 
     Args:
@@ -121,7 +121,7 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
     return Started(row, bundle)
 
 
-def _register_pools(mint: MintContext, pools: Mapping[str, PoolDraw], session: str) -> None:
+def _register_pools(mint: HasLedger, pools: Mapping[str, PoolDraw], session: str) -> None:
     # Without the ledger the task begins all the same: its pools are lost until a minute after the ledger's beginning.
     with contextlib.suppress(StoreError):
         if mint.ledger is not None:
@@ -150,7 +150,7 @@ def holder_for(grant: TaskGrant, wanted: str | None, caller: AuthenticatedCaller
     return public
 
 
-def sign_grant(mint: MintContext, birth: Birth, granted: StoredGrant) -> str:
+def sign_grant(mint: IssuingParts, birth: Birth, granted: StoredGrant) -> str:
     """Sign the tokens of a grant, and return their bundle, a secret.
 
     Raises:
@@ -163,12 +163,12 @@ def sign_grant(mint: MintContext, birth: Birth, granted: StoredGrant) -> str:
     return write_bundle(mint.realm, birth, origins_of(mint, granted), tokens)
 
 
-def origins_of(mint: MintContext, granted: StoredGrant) -> dict[str, tuple[str, ...]]:
+def origins_of(mint: HasPolicy, granted: StoredGrant) -> dict[str, tuple[str, ...]]:
     """Return the origins of a grant's audiences, by the policy in force."""
     return {audience: mint.policy.audiences.get(audience, ()) for audience in granted.audiences}
 
 
-def grant_recipe(mint: MintContext, birth: Birth, granted: StoredGrant) -> dict[str, Any]:
+def grant_recipe(mint: IssuingParts, birth: Birth, granted: StoredGrant) -> dict[str, Any]:
     """Return what a repeat of the call makes the tokens of a grant from."""
     kids = (kid for kid, _ in keys_for(mint.key_schedule, granted.audiences).values())
     return recipe_of(birth, kids, granted.all_caveats(), origins_of(mint, granted), granted.approvals)
@@ -179,7 +179,7 @@ def grant_row(birth: Birth, granted: StoredGrant) -> GrantRow:
     return GrantRow(birth.link, str(birth.task), granted.write(), birth.policy, birth.at, birth.expires_at)
 
 
-def task_end(mint: MintContext, now: int, ttl_ms: int, session: SessionRow, parent: TaskRow | None) -> int:
+def task_end(mint: HasRealm, now: int, ttl_ms: int, session: SessionRow, parent: TaskRow | None) -> int:
     """Return when a task's tokens expire that are signed now, in ms since the Unix epoch.
 
     Args:
@@ -200,7 +200,7 @@ def above_of(parent: TaskRow | None) -> list[str]:
     return [] if parent is None else [*parent.above, parent.id]
 
 
-def _parent(mint: MintContext, session: SessionRow, name: str) -> TaskRow:
+def _parent(mint: BudgetParts, session: SessionRow, name: str) -> TaskRow:
     parent = mint.db.tasks.find(name)
     if parent is None or parent.session != session.id:
         raise GrantError("this session has no such task to be a part of", code="not_found")

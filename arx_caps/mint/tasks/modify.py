@@ -8,7 +8,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.context import Born, HasDatabase, HasKills, IssuingParts, TaskParts
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from arx_caps.mint.db.tables import AgentRow, GrantRow, SessionRow, TaskRow
@@ -51,7 +51,7 @@ class More(NamedTuple):
 
 
 def attenuate_task(
-    mint: MintContext,
+    mint: TaskParts,
     unit: UnitOfWork,
     caller: AuthenticatedCaller,
     task: TaskRow,
@@ -100,7 +100,9 @@ def attenuate_task(
     raise GrantError("other calls keep changing this task: retry", code="conflict")
 
 
-def extend_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller, task: TaskRow, more: More) -> Started:
+def extend_task(
+    mint: IssuingParts, unit: UnitOfWork, caller: AuthenticatedCaller, task: TaskRow, more: More
+) -> Started:
     """Add a grant to a task. The grants that it has remain.
 
     Args:
@@ -144,14 +146,14 @@ def extend_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller
     return Started(row, bundle)
 
 
-def _require_open(mint: MintContext, born: Born, task: TaskRow, session: SessionRow) -> None:
+def _require_open(mint: HasKills, born: Born, task: TaskRow, session: SessionRow) -> None:
     """Require that a task is open, and that neither it nor its session was revoked or frozen."""
     if task.status != "open" or task.expires_at <= now_ms():
         raise GrantError("the task is over; start another", code="session_ended")
     require_unrevoked(mint.kills, born, task, session)
 
 
-def _grant(mint: MintContext, task: TaskRow, link: str | None) -> GrantRow:
+def _grant(mint: HasDatabase, task: TaskRow, link: str | None) -> GrantRow:
     """Return a grant that has not ended; for one that was attenuated, its replacement."""
     if link is None:
         link = (mint.db.tasks.find(task.id) or task).link
@@ -164,7 +166,7 @@ def _grant(mint: MintContext, task: TaskRow, link: str | None) -> GrantRow:
     return grant
 
 
-def _born_after(mint: MintContext, report: KillReport) -> Born:
+def _born_after(mint: HasKills, report: KillReport) -> Born:
     born = mint.kills.born()
     # A token born before the kill would be revoked by it at once.
     if born.incarnation != report.incarnation or born.seq < report.seq:
@@ -187,7 +189,7 @@ def _birth(
     return Birth(agent, born, session.id, task.id, grant.policy, now, expires_at, depth, link, subject, holder)
 
 
-def _parent_of(mint: MintContext, task: TaskRow) -> TaskRow | None:
+def _parent_of(mint: HasDatabase, task: TaskRow) -> TaskRow | None:
     return mint.db.tasks.find(task.above[-1]) if task.above else None
 
 

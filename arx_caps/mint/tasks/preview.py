@@ -13,7 +13,7 @@ from sqlalchemy import func, or_, select
 
 from arx_caps.audit.ingest.place import LINK
 from arx_caps.audit.store.tables import NODE
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import HasDatabase, LogParts, StoreParts
 from arx_caps.mint.db.repositories.work.previews import Named
 from arx_caps.mint.db.tables import TaskRow
 from arx_caps.mint.tasks.liveness import is_frozen, session_state, task_state
@@ -82,12 +82,12 @@ class Waited(NamedTuple):
     lease_ms: int
 
 
-def agents_for(mint: MintContext, targets: Sequence[Target]) -> list[str]:
+def agents_for(mint: HasDatabase, targets: Sequence[Target]) -> list[str]:
     """Return the paths of enrolled agents, for ``look_up`` and ``measure``; empty if no target is an agent."""
     return mint.db.previews.paths() if any(target.kind == "agent" for target in targets) else []
 
 
-def look_up(mint: MintContext, targets: Sequence[Target], paths: Sequence[str]) -> list[LookedUp]:
+def look_up(mint: LogParts, targets: Sequence[Target], paths: Sequence[str]) -> list[LookedUp]:
     """Return what the mint knows of targets.
 
     Args:
@@ -115,7 +115,7 @@ def look_up(mint: MintContext, targets: Sequence[Target], paths: Sequence[str]) 
     return found
 
 
-def _look_up(mint: MintContext, target: Target, known: Mapping[str, str], above: Collection[str]) -> LookedUp:
+def _look_up(mint: LogParts, target: Target, known: Mapping[str, str], above: Collection[str]) -> LookedUp:
     text, name = str(target), target.name
     unknown: str | None = None
     if target.kind in ("session", "task") and not name.startswith("a-"):
@@ -140,7 +140,7 @@ def _look_up(mint: MintContext, target: Target, known: Mapping[str, str], above:
     return LookedUp(target, "frozen" if is_frozen(mint.kills, (text,)) else "live")
 
 
-def measure(mint: MintContext, targets: Sequence[Target], paths: Sequence[str]) -> Extent:
+def measure(mint: LogParts, targets: Sequence[Target], paths: Sequence[str]) -> Extent:
     """Return what a kill of these targets ends; a freeze stops the same.
 
     Args:
@@ -171,7 +171,7 @@ def measure(mint: MintContext, targets: Sequence[Target], paths: Sequence[str]) 
     return Extent(count, work, len(agents), delegated.number, count + audiences, exact)
 
 
-def _named(mint: MintContext, targets: Sequence[Target], paths: Sequence[str]) -> Named:
+def _named(mint: HasDatabase, targets: Sequence[Target], paths: Sequence[str]) -> Named:
     by_kind: dict[str, list[str]] = {}
     for target in targets:
         by_kind.setdefault(target.kind, []).append(target.name)
@@ -204,7 +204,7 @@ class _Delegated(NamedTuple):
 
 
 def _delegated(
-    mint: MintContext,
+    mint: LogParts,
     names: Sequence[str],
     sessions: Sequence[str],
     tasks: Sequence[str] = (),
@@ -227,7 +227,7 @@ def _delegated(
         return _Delegated(0, set())
 
 
-def waits_for(mint: MintContext) -> Waited:
+def waits_for(mint: StoreParts) -> Waited:
     """Return the verifiers that a kill waits for now.
 
     Raises:
@@ -246,7 +246,7 @@ def waits_for(mint: MintContext) -> Waited:
     return Waited(services, verifiers, header.lease_ms + header.lag_ms)
 
 
-def waits_or_why(mint: MintContext) -> tuple[Waited | None, str | None]:
+def waits_or_why(mint: StoreParts) -> tuple[Waited | None, str | None]:
     """Return the verifiers that a kill waits for, or why that is unknown."""
     try:
         return waits_for(mint), None

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.context import Born, HasDatabase, HasKills, IssuingParts
 from arx_caps.mint.db.tables import SessionRow
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.policy.approvals import ApprovalTerms
@@ -48,7 +48,7 @@ def recipe_of(
     return recipe
 
 
-def reissue_session(mint: MintContext, recipe: Mapping[str, Any], session: SessionRow) -> str:
+def reissue_session(mint: IssuingParts, recipe: Mapping[str, Any], session: SessionRow) -> str:
     """Sign a session's token again.
 
     Raises:
@@ -59,7 +59,7 @@ def reissue_session(mint: MintContext, recipe: Mapping[str, Any], session: Sessi
     return sign_session(mint.realm, mint.key_schedule, _birth(mint, recipe, session, None))
 
 
-def reissue_task(mint: MintContext, recipe: Mapping[str, Any], session: SessionRow, task: str) -> str:
+def reissue_task(mint: IssuingParts, recipe: Mapping[str, Any], session: SessionRow, task: str) -> str:
     """Sign a task's tokens again, and return their bundle, a secret.
 
     Raises:
@@ -71,7 +71,7 @@ def reissue_task(mint: MintContext, recipe: Mapping[str, Any], session: SessionR
     return write_bundle(mint.realm, _birth(mint, recipe, session, task), recipe["origins"], tokens)
 
 
-def reissue_tokens(mint: MintContext, recipe: Mapping[str, Any], session: SessionRow, task: str) -> dict[str, str]:
+def reissue_tokens(mint: IssuingParts, recipe: Mapping[str, Any], session: SessionRow, task: str) -> dict[str, str]:
     """Sign a task's tokens again, and return them by audience, as secrets.
 
     Raises:
@@ -93,14 +93,14 @@ def reissue_tokens(mint: MintContext, recipe: Mapping[str, Any], session: Sessio
         raise GrantError(f"the delegated token would not fit: {error}", code="bad_parameters") from error
 
 
-def _require_alive(mint: MintContext, recipe: Mapping[str, Any], session: SessionRow, more: Sequence[str]) -> None:
+def _require_alive(mint: HasKills, recipe: Mapping[str, Any], session: SessionRow, more: Sequence[str]) -> None:
     if session.status != "open":
         raise refusal("revoked")
     keys = (f"key:{kid}" for kid in recipe.get("kids", ()))
     mint.kills.require(Born(*recipe["born"]), (*session_targets(session), f"link:{recipe['link']}", *more, *keys))
 
 
-def _birth(mint: MintContext, recipe: Mapping[str, Any], session: SessionRow, task: str | None) -> Birth:
+def _birth(mint: HasDatabase, recipe: Mapping[str, Any], session: SessionRow, task: str | None) -> Birth:
     agent = mint.db.agents.find(session.agent)
     if agent is None:
         raise GrantError("the agent of this session does not exist any more", code="conflict")

@@ -13,7 +13,16 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from arx_caps.credentials.jose import Proof, check_assertion
-from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.context import (
+    Born,
+    HasDatabase,
+    HasRealm,
+    IssuingParts,
+    MintContext,
+    OAuthParts,
+    StoreParts,
+    TaskParts,
+)
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from arx_caps.mint.db.repositories.work.proofs import Used, replayed, used_id
@@ -108,7 +117,7 @@ def grant_operator(
     return token, expires_at
 
 
-def _use_in_store(mint: MintContext, used: Sequence[Used]) -> bool:
+def _use_in_store(mint: StoreParts, used: Sequence[Used]) -> bool:
     """Use up proof and assertion in the revocation store, and return whether it has done so.
 
     Raises:
@@ -128,13 +137,13 @@ def _use_in_store(mint: MintContext, used: Sequence[Used]) -> bool:
     return True
 
 
-def _require_unused(mint: MintContext, used: Sequence[Used]) -> None:
+def _require_unused(mint: HasDatabase, used: Sequence[Used]) -> None:
     for each in used:
         if mint.db.proofs.is_used(each):
             raise replayed(each)
 
 
-def token_for(mint: MintContext, name: str) -> tuple[str, int]:
+def token_for(mint: IssuingParts, name: str) -> tuple[str, int]:
     """Return a token of an authenticated operator, a secret, and when it expires, in ms since the Unix epoch.
 
     Raises:
@@ -148,7 +157,7 @@ def token_for(mint: MintContext, name: str) -> tuple[str, int]:
 
 
 def open_session(
-    mint: MintContext, unit: UnitOfWork, shown: LoginCredentials, proof: Proof, *, ttl: str | None, purpose: str | None
+    mint: OAuthParts, unit: UnitOfWork, shown: LoginCredentials, proof: Proof, *, ttl: str | None, purpose: str | None
 ) -> OpenedSession:
     """Open a session for an agent, bound to the key of the proof.
 
@@ -172,7 +181,7 @@ def open_session(
 
 
 def open_for(
-    mint: MintContext, unit: UnitOfWork, born: Born, opener: Opener, jkt: str, *, ttl: str | None, purpose: str | None
+    mint: TaskParts, unit: UnitOfWork, born: Born, opener: Opener, jkt: str, *, ttl: str | None, purpose: str | None
 ) -> OpenedSession:
     """Open a session for an authenticated agent.
 
@@ -229,7 +238,7 @@ def open_for(
     return OpenedSession(row, sign_session(mint.realm, mint.key_schedule, birth), expires_at)
 
 
-def renew_session(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller) -> OpenedSession:
+def renew_session(mint: IssuingParts, unit: UnitOfWork, caller: AuthenticatedCaller) -> OpenedSession:
     """Give the caller's session a new token, at most until the session's absolute end.
 
     Args:
@@ -275,7 +284,7 @@ def within_login(terms: SessionTerms, until: int | None, ends_at: int) -> int:
     return ends_at if until is None else min(ends_at, until + terms.outlives_ms)
 
 
-def next_end(mint: MintContext, terms: SessionTerms, now: int, ends_at: int) -> int:
+def next_end(mint: HasRealm, terms: SessionTerms, now: int, ends_at: int) -> int:
     """Return when a session's token expires that is signed now, in ms since the Unix epoch.
 
     Args:
@@ -298,7 +307,7 @@ def _session_ttl(terms: SessionTerms, ttl: str | None) -> int:
     return asked
 
 
-def _require_opener(mint: MintContext, policy: Policy, session: SessionRow) -> None:
+def _require_opener(mint: HasDatabase, policy: Policy, session: SessionRow) -> None:
     """Require that the key or workload that opened the session could open one now."""
     opened_with = session.opened_with
     if opened_with is None:

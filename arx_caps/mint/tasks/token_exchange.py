@@ -12,7 +12,16 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.context import (
+    Born,
+    BudgetParts,
+    ClientParts,
+    HasDatabase,
+    HasRealm,
+    IssuingParts,
+    OAuthParts,
+    TaskParts,
+)
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import AgentRow, GrantRow, SessionRow, TaskRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
@@ -75,9 +84,7 @@ class _RawCaveat(NamedTuple):
         raise AttenuationError("a presented caveat is copied, not delegated")
 
 
-def exchange(
-    mint: MintContext, unit: UnitOfWork, service: str, text: str, audience: str, public: str
-) -> ExchangedToken:
+def exchange(mint: OAuthParts, unit: UnitOfWork, service: str, text: str, audience: str, public: str) -> ExchangedToken:
     """Exchange a token that a service was called with.
 
     Args:
@@ -134,7 +141,7 @@ def exchange(
     return _exchanged(mint, identifier, made, child)
 
 
-def exchange_again(mint: MintContext, recipe: Mapping[str, Any]) -> ExchangedToken:
+def exchange_again(mint: OAuthParts, recipe: Mapping[str, Any]) -> ExchangedToken:
     """Sign an exchanged token again, for a service that lost the answer. CONTROL 4.4.
 
     Args:
@@ -162,7 +169,7 @@ def exchange_again(mint: MintContext, recipe: Mapping[str, Any]) -> ExchangedTok
 
 
 def _mint_token(
-    mint: MintContext,
+    mint: HasRealm,
     identifier: Identifier,
     key: bytes,
     caveats: Sequence[CaveatLike],
@@ -207,14 +214,14 @@ def _holders_caveats(text: str, own: int, mints: Sequence[ThirdPartyCaveat]) -> 
     return [caveat for caveat in kept if not _is_call(caveat.encode())]
 
 
-def _exchanged(mint: MintContext, identifier: Identifier, made: Macaroon, child: ProvenChain) -> ExchangedToken:
+def _exchanged(mint: ClientParts, identifier: Identifier, made: Macaroon, child: ProvenChain) -> ExchangedToken:
     token, audience = made.encode(), identifier.aud
     origins = {audience: mint.policy.audiences.get(audience, ())}
     bundle = write_bundle_of(mint.realm, identifier.agent, identifier.task, origins, {audience: token})
     return ExchangedToken(token, bundle, child.facts.links[-1], child.exp)
 
 
-def read_presented(mint: MintContext, service: str, text: str) -> PresentedTask:
+def read_presented(mint: TaskParts, service: str, text: str) -> PresentedTask:
     """Return the task of a token that a service was called with, which lives; the token is not used up.
 
     Args:
@@ -234,7 +241,7 @@ def read_presented(mint: MintContext, service: str, text: str) -> PresentedTask:
     return PresentedTask(chain, task, session, chain.exp)
 
 
-def _prove(mint: MintContext, service: str, text: str) -> ProvenChain:
+def _prove(mint: IssuingParts, service: str, text: str) -> ProvenChain:
     """Verify a presented token as the service has done, except for its arguments and nonce.
 
     Raises:
@@ -260,7 +267,7 @@ def _prove(mint: MintContext, service: str, text: str) -> ProvenChain:
 
 
 def _require_granted(
-    mint: MintContext, born: Born, parent: ProvenChain, service: str, audience: str | None = None
+    mint: BudgetParts, born: Born, parent: ProvenChain, service: str, audience: str | None = None
 ) -> tuple[StoredGrant, TaskRow, SessionRow, AgentRow]:
     """Return the stored grant of a presented token, and the rows of its task, session and agent.
 
@@ -331,7 +338,7 @@ def _matches_grant(
     return presented == stored
 
 
-def _can_vouch(mint: MintContext, parent: ProvenChain, granted: StoredGrant, service: str) -> bool:
+def _can_vouch(mint: HasDatabase, parent: ProvenChain, granted: StoredGrant, service: str) -> bool:
     """Return whether the mint can have exchanged a presented token: its holder is a service that may do so.
 
     Else a service could write that the mint vouches for a key of its own, and sign calls with that.
@@ -344,7 +351,7 @@ def _can_vouch(mint: MintContext, parent: ProvenChain, granted: StoredGrant, ser
     return service in granted.targets(by) and any(key.x == holder for key in keys)
 
 
-def _open_rows(mint: MintContext, identifier: Identifier) -> tuple[TaskRow | None, SessionRow | None, AgentRow | None]:
+def _open_rows(mint: HasDatabase, identifier: Identifier) -> tuple[TaskRow | None, SessionRow | None, AgentRow | None]:
     """Return the rows of a task, its session and its agent.
 
     Raises:
@@ -379,7 +386,7 @@ def _with_hops(granted: StoredGrant, audience: str, hops: tuple[str, ...]) -> li
     ]
 
 
-def prove_own(mint: MintContext, made: Macaroon, audience: str, kid: str, key: bytes) -> ProvenChain:
+def prove_own(mint: HasRealm, made: Macaroon, audience: str, kid: str, key: bytes) -> ProvenChain:
     """Verify a new token as the other service will, so that an unusable one is refused now.
 
     Args:

@@ -4,7 +4,7 @@
 from typing import Final
 
 from arx_caps.credentials.jose import check_client_dpop
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import HasRealm
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_verifier.clock import now_ms
@@ -13,7 +13,7 @@ from arx_verifier.errors import GrantError
 TOKEN: Final = "/oauth/token"  # noqa: S105 - a path
 
 
-def prove_client_key(mint: MintContext, unit: UnitOfWork, proof: str, token: str | None = None) -> str:
+def prove_client_key(mint: HasRealm, unit: UnitOfWork, proof: str, token: str | None = None) -> str:
     """Use a proof for the token endpoint once, and return the thumbprint of its key.
 
     Args:

@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from arx_caps.credentials.keyfile import AlgorithmRegistry
 from arx_caps.http.public_fetch import FetchError
-from arx_caps.mint.context import MINT, MintContext
+from arx_caps.mint.context import MINT, ClientParts, HasDatabase, HasRealm
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.oauth_clients import SELF, end_of_unused
 from arx_caps.mint.db.tables import OAuthClientRow
@@ -145,7 +145,7 @@ _PUBLIC: Final = frozenset(("kty", "crv", "x", "y"))
 
 
 def authenticate_client(
-    mint: MintContext, unit: UnitOfWork, form: Mapping[str, str], authorization: str | None
+    mint: ClientParts, unit: UnitOfWork, form: Mapping[str, str], authorization: str | None
 ) -> OAuthClient:
     """Authenticate the client of a form.
 
@@ -185,7 +185,7 @@ def authenticate_client(
     return client
 
 
-def named_client(mint: MintContext, name: str) -> OAuthClient:
+def named_client(mint: ClientParts, name: str) -> OAuthClient:
     """Return a client that is named and proves nothing: the grant must prove that it is this client.
 
     Args:
@@ -201,7 +201,7 @@ def named_client(mint: MintContext, name: str) -> OAuthClient:
     return client
 
 
-def find_client(mint: MintContext, name: str, *, is_new: bool = False) -> OAuthClient | None:
+def find_client(mint: ClientParts, name: str, *, is_new: bool = False) -> OAuthClient | None:
     """Return a client that is named and proves nothing, or None.
 
     Args:
@@ -216,7 +216,7 @@ def find_client(mint: MintContext, name: str, *, is_new: bool = False) -> OAuthC
     return None if row is None else _client_of(mint, row)._replace(proven=False)
 
 
-def client_of_row(mint: MintContext, name: str) -> OAuthClient | None:
+def client_of_row(mint: ClientParts, name: str) -> OAuthClient | None:
     """Return the client that has a row, or None.
 
     Args:
@@ -227,7 +227,7 @@ def client_of_row(mint: MintContext, name: str) -> OAuthClient | None:
     return None if row is None else find_client(mint, row.id if row.url is None else row.url)
 
 
-def require_row(mint: MintContext, client: OAuthClient) -> OAuthClient:
+def require_row(mint: HasDatabase, client: OAuthClient) -> OAuthClient:
     """Return a client with a row: a new one, if it is one that a document describes and has none.
 
     Raises:
@@ -245,7 +245,7 @@ def require_row(mint: MintContext, client: OAuthClient) -> OAuthClient:
     return client
 
 
-def scopes_of(mint: MintContext, row: OAuthClientRow) -> tuple[str, ...]:
+def scopes_of(mint: HasRealm, row: OAuthClientRow) -> tuple[str, ...]:
     """Return the templates that a client may start tasks of: its own, or those of all that registered themselves."""
     if row.by == SELF:
         # As the settings are now: one that they no longer name ends for all of these clients.
@@ -253,7 +253,7 @@ def scopes_of(mint: MintContext, row: OAuthClientRow) -> tuple[str, ...]:
     return row.scopes
 
 
-def _client_of(mint: MintContext, row: OAuthClientRow) -> OAuthClient:
+def _client_of(mint: HasRealm, row: OAuthClientRow) -> OAuthClient:
     return OAuthClient(
         row.id,
         row.agent,
@@ -287,7 +287,7 @@ def _credentials(form: Mapping[str, str], authorization: str | None) -> tuple[st
     return unquote_plus(name), unquote_plus(secret)  # RFC 6749 2.3.1
 
 
-def _by_assertion(mint: MintContext, unit: UnitOfWork, form: Mapping[str, str]) -> OAuthClientRow:
+def _by_assertion(mint: ClientParts, unit: UnitOfWork, form: Mapping[str, str]) -> OAuthClientRow:
     token = form["client_assertion"]
     if form.get("client_assertion_type") != ASSERTION:
         raise OAuthError("invalid_request", f"client_assertion_type: expected {ASSERTION}")
@@ -337,7 +337,7 @@ def _key(jwk: Any) -> Any:
     return kind.import_key({name: str(value) for name, value in jwk.items() if name in _PUBLIC})
 
 
-def _registered(mint: MintContext, client: str, *, is_new: bool = False) -> OAuthClientRow | None:
+def _registered(mint: ClientParts, client: str, *, is_new: bool = False) -> OAuthClientRow | None:
     if client.startswith("https://"):
         return _described(mint, client, is_new=is_new)
     row = mint.db.oauth_clients.find(client) if len(client) <= 32 and client.isascii() else None
@@ -349,7 +349,7 @@ def _registered(mint: MintContext, client: str, *, is_new: bool = False) -> OAut
     return row if row.by != SELF or _may_go_on(mint, row) else None
 
 
-def _described(mint: MintContext, url: str, *, is_new: bool) -> OAuthClientRow | None:
+def _described(mint: ClientParts, url: str, *, is_new: bool) -> OAuthClientRow | None:
     """Return the row of a client that a document describes, with what the document says now."""
     terms = mint.realm.clients
     row = None if terms is None else mint.db.oauth_clients.by_url(url, terms.agent)
@@ -368,7 +368,7 @@ def _described(mint: MintContext, url: str, *, is_new: bool) -> OAuthClientRow |
     return msgspec.structs.replace(row, redirects=metadata.redirect_uris, name=metadata.client_name, jwks=jwks)
 
 
-def _may_go_on(mint: MintContext, row: OAuthClientRow) -> bool:
+def _may_go_on(mint: HasRealm, row: OAuthClientRow) -> bool:
     """Return whether a client that registered itself is one of those that the settings let in now."""
     terms = mint.realm.clients
     if terms is None or not terms.register or row.agent != terms.agent:
@@ -376,7 +376,7 @@ def _may_go_on(mint: MintContext, row: OAuthClientRow) -> bool:
     return now_ms() < end_of_unused(row, terms.unused_ms)
 
 
-def register_client(mint: MintContext, peer: str | None, raw: bytes) -> OAuthClientRow:
+def register_client(mint: ClientParts, peer: str | None, raw: bytes) -> OAuthClientRow:
     """Register a client as what it says it is, a public one, and return its row.
 
     Args:

@@ -18,7 +18,7 @@ from arx_caps.credentials.jose import BAD_PROOF
 from arx_caps.mint.api.endpoint import Bytes, Endpoint, File, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.views import show_row
 from arx_caps.mint.audit.row_check import CheckOutcome, CheckState
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import HasLog, MintContext, RecordingParts
 from arx_caps.mint.identity.authenticate import SHIP, CallCredentials, describe_caller, read_proof, record_refusal
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, StoreError
@@ -129,7 +129,7 @@ def _turn_of(statement: Statement) -> tuple[str, int]:
     return run_of(statement.audience, str(boot)), first if type(first) is int else 0
 
 
-def _record_refusal(mint: MintContext, statement: Statement, peer: str | None) -> AbstractContextManager[None]:
+def _record_refusal(mint: RecordingParts, statement: Statement, peer: str | None) -> AbstractContextManager[None]:
     facts = describe_caller(mint, f"service:{statement.audience}", kid=statement.key.kid)
     return record_refusal(mint, facts, AccessRequest(SHIP, {}, now_ms(), peer))
 
@@ -191,7 +191,7 @@ def start_log_check(call: RouteCall) -> LogCheck:
     return _show_check(call.mint.log.check.start(call.authenticated.actor))
 
 
-def check_of(mint: MintContext) -> LogCheck:
+def check_of(mint: HasLog) -> LogCheck:
     """Return the state of the last check of all rows; for a page that shows how far it is."""
     return _show_check(mint.log.check.state)
 

@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import HasDatabase, HasKeySchedule, HasRealm, LivenessParts, LogParts, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.services import SERVICES_ORDER, InvitationRow, bad_enrolment
 from arx_caps.mint.db.repositories.work.repeats import Made
@@ -260,7 +260,7 @@ def patch_service(call: RouteCall) -> ServiceShown:
     return _show(mint, _row(mint, audience))
 
 
-def _require_inviter(mint: MintContext, invited: InvitationRow) -> None:
+def _require_inviter(mint: LivenessParts, invited: InvitationRow) -> None:
     """Require that the operator that made an enrolment token may still make one."""
     # Otherwise an operator could keep access by tokens it made before it was removed, frozen or demoted.
     row = mint.db.operators.find(invited.by.removeprefix("operator:"))
@@ -280,7 +280,7 @@ def _require_name(audience: str) -> str:
     return audience
 
 
-def _row(mint: MintContext, audience: str) -> ServiceRow:
+def _row(mint: HasDatabase, audience: str) -> ServiceRow:
     return require_row(mint.db.services.find(audience), "service")
 
 
@@ -289,11 +289,11 @@ def _store(mint: MintContext) -> str:
     return without_login(mint.store_url)
 
 
-def _ledger_url(mint: MintContext) -> str | UnsetType:
+def _ledger_url(mint: HasRealm) -> str | UnsetType:
     return UNSET if mint.realm.ledger is None else without_login(mint.realm.ledger)
 
 
-def _memory_keys(mint: MintContext, audience: str) -> dict[str, tuple[bytes, int]]:
+def _memory_keys(mint: HasKeySchedule, audience: str) -> dict[str, tuple[bytes, int]]:
     return mint.key_schedule.memory_keys() if audience == MEMORY_AUDIENCE else {}
 
 
@@ -301,11 +301,11 @@ def _show_keys(keys: Mapping[str, tuple[bytes, int]]) -> tuple[AudienceKey, ...]
     return tuple(AudienceKey(kid=kid, key=wire.text_of(key), published_at=at) for kid, (key, at) in keys.items())
 
 
-def _show(mint: MintContext, row: ServiceRow) -> ServiceShown:
+def _show(mint: LogParts, row: ServiceRow) -> ServiceShown:
     return _show_all(mint, [row])[row.audience]
 
 
-def _show_all(mint: MintContext, rows: Sequence[ServiceRow]) -> dict[str, ServiceShown]:
+def _show_all(mint: LogParts, rows: Sequence[ServiceRow]) -> dict[str, ServiceShown]:
     """Return what is shown of services, by audience."""
     # One query for a page of services, not one for each of them.
     keys = mint.db.holder_keys.by_holder(f"service:{row.audience}" for row in rows)

@@ -19,7 +19,7 @@ from arx_caps.mint.api.browser import cookie_name, set_cookie
 from arx_caps.mint.api.openapi import OpenRoute
 from arx_caps.mint.api.request_runner import RequestRunner
 from arx_caps.mint.api.routes.oauth.oauth import read_parameters
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import HasRealm, MintContext
 from arx_caps.mint.identity.console_session import read_secret
 from arx_caps.mint.login.issuer_client import SECRET_BYTES, derived
 from arx_caps.mint.login.oidc import (
@@ -364,7 +364,7 @@ def routes() -> list[Route]:
     return page_routes(_PAGES, ConsentVisit)
 
 
-def _name(mint: MintContext, kind: str) -> str:
+def _name(mint: HasRealm, kind: str) -> str:
     """Return what the names of all cookies of one kind begin with."""
     return cookie_name(mint, f"{kind}-")
 

@@ -9,7 +9,7 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, Rout
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.routes.work.sessions import Duration
 from arx_caps.mint.api.views import require_row, show_row
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import HasRealm
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.oauth_clients import CLIENTS_ORDER, SELF, end_of_unused
 from arx_caps.mint.db.tables import OAUTH_CLIENTS, OAuthClientRow
@@ -163,7 +163,7 @@ def _find(call: RouteCall) -> OAuthClientRow:
     return require_row(call.mint.db.oauth_clients.find(call.path["client"]), "client")
 
 
-def _show(mint: MintContext, row: OAuthClientRow) -> ClientShown:
+def _show(mint: HasRealm, row: OAuthClientRow) -> ClientShown:
     unused_ms = DEFAULT_UNUSED_MS if mint.realm.clients is None else mint.realm.clients.unused_ms
     return show_row(
         ClientShown,

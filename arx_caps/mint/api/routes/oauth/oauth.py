@@ -20,7 +20,7 @@ from arx_caps.mint.api.endpoint import Hidden, RouteAnswer
 from arx_caps.mint.api.openapi import FORM, OpenRoute
 from arx_caps.mint.api.problems import of_error
 from arx_caps.mint.api.request_runner import FORM_THREADS, RequestRunner, in_thread, media_type_of
-from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.context import Born, HasRealm, MintContext
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.keys.signing_keys import MAX_AGE_S
 from arx_caps.mint.oauth.authorization_code import grant_authorization_code
@@ -393,7 +393,7 @@ class _RegistrationRunner(_FormRunner):
         """Charge nothing: the request was counted when it was admitted."""
 
 
-def _proven_key(mint: MintContext, unit: UnitOfWork, proofs: Sequence[str]) -> str | None:
+def _proven_key(mint: HasRealm, unit: UnitOfWork, proofs: Sequence[str]) -> str | None:
     """Return the thumbprint of the key that the header ``DPoP`` proves; None without one.  RFC 9449 5."""
     if not proofs:
         return None

@@ -9,7 +9,7 @@ from msgspec import Meta
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import show_row
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import HasDatabase
 from arx_caps.mint.db.repositories.operations.policies import POLICIES_ORDER
 from arx_caps.mint.db.tables import PolicyRow
 from arx_caps.mint.identity.authenticate import admit_operator
@@ -108,7 +108,7 @@ def get_policy(call: RouteCall) -> PolicyWithText:
     return show_row(PolicyWithText, row, policy=row.text, in_force=row.digest == mint.policies.loaded.digest)
 
 
-def _find(mint: MintContext, digest: str) -> PolicyRow:
+def _find(mint: HasDatabase, digest: str) -> PolicyRow:
     row = mint.db.policies.find(digest)
     if row is None:
         raise GrantError("no policy of this digest was ever in force", code="not_found")

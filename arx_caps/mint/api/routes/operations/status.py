@@ -8,7 +8,7 @@ import msgspec
 
 from arx_caps.audit.query.top_names import series
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, collect
-from arx_caps.mint.context import VERSION, MintContext
+from arx_caps.mint.context import VERSION, HasLog, MintContext, StoreParts
 from arx_caps.revocation.wire import Header, VerifierSeen, VerifierState, state_of
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
@@ -145,14 +145,14 @@ def status_of(mint: MintContext) -> StatusShown:
     )
 
 
-def _store(mint: MintContext) -> tuple[Header | None, Sequence[VerifierSeen], str | None]:
+def _store(mint: StoreParts) -> tuple[Header | None, Sequence[VerifierSeen], str | None]:
     try:
         return mint.store.header(), mint.store.verifiers(), None
     except ArxError as error:
         return None, (), str(error)
 
 
-def _rates(mint: MintContext) -> RatesShown:
+def _rates(mint: HasLog) -> RatesShown:
     now = now_ms()
     with mint.log.store.reading() as c:
         found = series(c, since_ms=now - RATES_MS)

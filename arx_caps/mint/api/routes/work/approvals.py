@@ -14,7 +14,7 @@ from arx_caps.mint.api.pagination import Paged, PageQuery, page_in_state
 from arx_caps.mint.api.routes.work.sessions import BOTH, GONE, own_query
 from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill, show_row, show_subject
 from arx_caps.mint.approvals import State, approval_state
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import IssuingParts
 from arx_caps.mint.db.repositories.work.approvals import (
     APPROVALS_ORDER,
     APPROVED,
@@ -220,7 +220,7 @@ def withdraw_approval_route(call: RouteCall) -> ApprovalWithdrawn:
     return ApprovalWithdrawn(approval=show_approval(call.mint, row), kill=show_kill(report) if report else None)
 
 
-def show_approval(mint: MintContext, row: ApprovalWithTask) -> ApprovalShown:
+def show_approval(mint: IssuingParts, row: ApprovalWithTask) -> ApprovalShown:
     """Return an approval as the API shows it."""
     return show_row(
         ApprovalShown,

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import Paged, PageQuery
 from arx_caps.mint.api.views import show_row
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import BudgetParts, HasDatabase, HasLedger
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import TaskRow
 from arx_caps.mint.tasks.liveness import task_state
@@ -113,7 +113,7 @@ def show_pools(call: RouteCall) -> Pools:
     return Pools(pools=[_show(row, tasks.get(row["task"])) for row in rows])
 
 
-def list_pools(mint: MintContext, asked: PoolsQuery) -> Pools:
+def list_pools(mint: BudgetParts, asked: PoolsQuery) -> Pools:
     """Return a page of the pools of open tasks, or of all tasks of a session, the emptiest first.
 
     Args:
@@ -157,7 +157,7 @@ def _matches(pool: str, tasks: Mapping[str, TaskRow], asked: PoolsQuery) -> bool
     return of is None or agent == of.removesuffix("/**") or (of.endswith("/**") and agent.startswith(of[:-2]))
 
 
-def _granted(mint: MintContext, tasks: Sequence[str]) -> dict[str, tuple[int, int]]:
+def _granted(mint: HasDatabase, tasks: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Return the pools that the mint opened for some tasks: ``max`` in millionths, and when.  SPEC 17.3."""
     pools: dict[str, tuple[int, int]] = {}
     for row in mint.db.grants.of_tasks(tasks):
@@ -202,7 +202,7 @@ def top_up_pool(call: RouteCall) -> ToppedUp:
     return ToppedUp(pool=body.pool, remaining=amount_text(left))
 
 
-def ledger_of(mint: MintContext) -> RedisLedger:
+def ledger_of(mint: HasLedger) -> RedisLedger:
     """Return the realm's ledger; raise ``not_found`` if it has none."""
     if mint.ledger is None:
         raise GrantError("this realm has no ledger: set `ledger` in realm.toml", code="not_found")

@@ -13,7 +13,7 @@ from arx_caps.audit.query.views import show_record
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.routes.work.budgets import ledger_of
 from arx_caps.mint.api.routes.work.sessions import find_session
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import HasLog
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.work.approvals import WAITING
 from arx_verifier.errors import GrantError, StoreError
@@ -118,7 +118,7 @@ def _show(fields: dict[str, str]) -> list[MarkShown]:
     return sorted(shown, key=lambda mark: (mark.set_at, mark.mark, mark.of))
 
 
-def _with_record(mint: MintContext, session: str, mark: MarkShown) -> MarkShown:
+def _with_record(mint: HasLog, session: str, mark: MarkShown) -> MarkShown:
     """Return a mark with the nearest allowed call of its tool at its service; without it, if the log has none."""
     if not is_tool_pattern(mark.tool):  # a holder made it up
         return mark

@@ -14,7 +14,7 @@ from arx_caps.audit.query.node_search import Question, reach
 from arx_caps.audit.query.session_calls import LastCall, last_calls
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.routes.work.sessions import GONE, find_session
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import HasKills, HasLog, LogParts
 from arx_caps.mint.db.tables import SessionRow, TaskRow
 from arx_caps.mint.tasks.liveness import State, session_targets, state_by, task_targets
 from arx_caps.text.caveat_text import removals, show_json
@@ -96,7 +96,7 @@ def get_session_tree(call: RouteCall) -> SessionTree:
     return tree_of(call.mint, find_session(call, call.path["session"]))
 
 
-def tree_of(mint: MintContext, session: SessionRow) -> SessionTree:
+def tree_of(mint: LogParts, session: SessionRow) -> SessionTree:
     """Return the delegation tree of a session.
 
     Args:
@@ -119,7 +119,7 @@ def tree_of(mint: MintContext, session: SessionRow) -> SessionTree:
     return SessionTree(nodes=nodes, complete=complete)
 
 
-def _read_places(mint: MintContext, session: SessionRow) -> tuple[list[_Place], bool]:
+def _read_places(mint: HasLog, session: SessionRow) -> tuple[list[_Place], bool]:
     """Return the session's places, parents first, and whether these are all."""
     with mint.log.store.reading() as c:
         reached = reach(c, Question(session=session.id))
@@ -185,7 +185,7 @@ def _below(above: _Holder, place: _Place, task: TaskRow | None) -> _Holder:
     return _Holder(task, (*above.targets, *task_targets(task), f"task:{task.id}"), task.expires_at)
 
 
-def _show(mint: MintContext, place: _Place, holder: _Holder) -> TreeNode:
+def _show(mint: HasKills, place: _Place, holder: _Holder) -> TreeNode:
     rows = place.rows
     state = state_by(mint.kills, holder.row, holder.targets)
     return TreeNode(

@@ -23,7 +23,7 @@ from arx_caps.mint.api.views import (
     show_session,
     show_task,
 )
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import BudgetParts, LoggedParts, LogParts
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.db.repositories.work.sessions import SESSIONS_ORDER, Which
 from arx_caps.mint.db.repositories.work.tasks import TASKS_ORDER
@@ -268,7 +268,7 @@ def list_sessions(call: RouteCall) -> Sessions:
     return sessions_of(call.mint, call.query)
 
 
-def sessions_of(mint: MintContext, query: SessionsQuery) -> Sessions:
+def sessions_of(mint: LogParts, query: SessionsQuery) -> Sessions:
     """Return a page of sessions.
 
     Raises:
@@ -363,7 +363,7 @@ def delete_task(call: RouteCall) -> TaskEnded:
     return TaskEnded(task=shown, kill=show_kill(report) if report else None)
 
 
-def _activity(mint: MintContext, shown: list[SessionShown]) -> dict[str, ActivityShown] | UnsetType:
+def _activity(mint: LoggedParts, shown: list[SessionShown]) -> dict[str, ActivityShown] | UnsetType:
     agents = {session.id: session.agent for session in shown}
     templates = mint.db.sessions.templates([*agents])
     try:
@@ -380,7 +380,7 @@ def _activity(mint: MintContext, shown: list[SessionShown]) -> dict[str, Activit
     }
 
 
-def _tasks(mint: MintContext, query: TasksQuery) -> RowPage[TaskShown]:
+def _tasks(mint: BudgetParts, query: TasksQuery) -> RowPage[TaskShown]:
     filters = {"session": query.session, "agent": query.agent, "template": query.template}
     return page_in_state(
         lambda most: mint.db.tasks.list(**filters, which=WHICH[query.state], after=query.after, limit=most),
