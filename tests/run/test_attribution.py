@@ -33,12 +33,15 @@ def task_of(subject: tuple[str, str] | None) -> Task:
 class Repository:
     """A repository, and git as a command under a task has it."""
 
-    def __init__(self, folder: Path, subject: tuple[str, str] | None) -> None:
+    def __init__(self, folder: Path, subject: tuple[str, str] | None, hooks: tuple[str, ...] = ()) -> None:
         self.folder, self.task = folder / "repository", task_of(subject)
         run, home = folder / "run", folder / "home"
         for each in (self.folder, run, home):
             each.mkdir()
-        settings = git_settings(self.task, run)
+        subprocess.run(["git", "init", "--quiet", "--initial-branch=main", self.folder], check=True, timeout=60)
+        for name in hooks:
+            self.hook(name, 'echo "$0" >>../started')
+        settings = git_settings(self.task, run, self.folder)
         self.environment = environment(
             proxy="http://127.0.0.1:9",
             ca_file=run / "ca",
@@ -47,7 +50,6 @@ class Repository:
             hosts=(),
             git_settings=settings.items(),
         )
-        self.git("init", "--quiet", "--initial-branch=main")
 
     def git(self, *words: str, fails: bool = False, editor: str = "false") -> str:
         """Run git; return what it wrote to both streams."""
@@ -108,7 +110,7 @@ def test_the_person_is_the_author(repository: Repository) -> None:
 )
 def test_an_id_without_a_domain_gets_the_issuer_s(tmp_path: Path, subject: tuple[str, str], email: str) -> None:
     """git makes no commit without an address."""
-    assert git_settings(task_of(subject), tmp_path)["user.email"] == email
+    assert git_settings(task_of(subject), tmp_path, tmp_path)["user.email"] == email
 
 
 def test_a_task_for_no_person_leaves_the_author_alone(tmp_path: Path) -> None:
@@ -164,3 +166,14 @@ def test_a_hook_that_is_no_program_does_not_run(repository: Repository) -> None:
     repository.hook("pre-commit", "exit 1")
     (repository.folder / ".git" / "hooks" / "pre-commit").chmod(0o644)
     assert repository.commit("-m", "one").startswith("one")
+
+
+def test_a_hook_that_git_starts_often_runs_where_the_repository_has_it(tmp_path: Path) -> None:
+    """Else each commit and push would start one several times for nothing."""
+    person = ("https://id.example", "ann@acme.example")
+    for name, hooks in (("with", ("reference-transaction",)), ("without", ())):
+        (folder := tmp_path / name).mkdir()
+        repository = Repository(folder, person, hooks)
+        repository.commit("-m", "one")
+        assert (folder / "started").exists() is bool(hooks)
+        assert (folder / "run" / "hooks" / "reference-transaction").exists() is bool(hooks)

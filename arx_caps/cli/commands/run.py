@@ -235,7 +235,7 @@ def _run(
                 hosts=authority.hosts,
                 socket=front.socket,
                 passed=passed,
-                git_settings=git_settings(authority.task, folder).items(),
+                git_settings=git_settings(authority.task, folder, Path.cwd()).items(),
             )
             return Launch(command, found, is_boxed=False) if box is None else box.launch(command, found, front.socket)
 
