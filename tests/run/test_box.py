@@ -242,6 +242,21 @@ def test_git_works_in_the_box(place: tuple[RunWorld, Path]) -> None:
 
 
 @pytest.mark.servers
+@pytest.mark.parametrize("options", [pytest.param((), marks=needs_box), ("--no-box",)])
+def test_a_long_path_of_temporary_files_is_no_hindrance(
+    place: tuple[RunWorld, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    """
+    The path of the front's socket would be too long in their folder: it is elsewhere.
+    """
+    (long := tmp_path / ("d" * 100)).mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    done = run(*place, "git", "ls-remote", "--heads", options=options)
+    assert done.returncode == 0, done.stderr
+    assert "refs/heads/main" in done.stdout
+
+
+@pytest.mark.servers
 @pytest.mark.spec("12.11")
 @pytest.mark.parametrize("box", [pytest.param("bubblewrap", marks=needs_box), "none"])
 def test_each_record_has_the_box_that_the_front_states(place: tuple[RunWorld, Path], box: str) -> None:
